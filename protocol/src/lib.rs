@@ -5,5 +5,7 @@
 pub mod codec;
 pub mod envelope;
 pub mod id;
+pub mod identity;
 pub mod time;
 pub mod topic;
+pub mod vault;
