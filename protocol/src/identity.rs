@@ -10,13 +10,13 @@
 
 use std::fmt;
 
+use crate::id::MemberId;
 use bip39::{Language, Mnemonic};
 use ed25519_dalek::{Signer, SigningKey};
 use hkdf::Hkdf;
 use rand_core::{CryptoRng, RngCore};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
-use crate::id::MemberId;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// Number of words that stand for a root seed.

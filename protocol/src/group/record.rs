@@ -1,0 +1,279 @@
+//! What a group keeps on disk, and how it comes back.
+//!
+//! Records are sealed by the vault before they are written. Their formats are this device's own
+//! business: nothing here travels.
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::{
+    Context, Epoch, EpochStorage, Group, GroupError, Status, epoch::EpochMeta, membership::Request,
+};
+use crate::{
+    codec,
+    event::{Event, SignedEvent},
+    id::{EnvelopeId, EpochId, EventId, GroupId, InviteId, JoinId, MemberId},
+    identity::{PseudonymSalt, RootSeed},
+    name::Name,
+    profile::Kind,
+    time::Time,
+};
+
+/// A group's own record.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct GroupRecord {
+    pub salt: PseudonymSalt,
+    pub status: Status,
+    pub seq: u64,
+    pub root: EpochId,
+}
+
+/// An event as it is kept.
+#[derive(Debug)]
+pub(crate) struct StoredEvent {
+    pub signed: SignedEvent,
+    pub envelope: EnvelopeId,
+    pub received: Time,
+}
+
+/// A request to join that this device made.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct JoinRecord {
+    pub salt: PseudonymSalt,
+    pub name: Name,
+    pub link: String,
+    pub envelope: EnvelopeId,
+    pub since: Time,
+    pub state: crate::profile::JoinState,
+    #[serde(with = "serde_bytes")]
+    pub candidate: Vec<u8>,
+}
+
+/// An envelope that waits for a commit.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Waiting {
+    pub group: GroupId,
+    pub epoch: EpochId,
+}
+
+#[derive(Serialize, Deserialize)]
+struct EpochRecord {
+    group: GroupId,
+    meta: EpochMeta,
+    #[serde(with = "serde_bytes")]
+    base: Vec<u8>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct EventRecord {
+    author: MemberId,
+    epoch: EpochId,
+    seq: u64,
+    envelope: EnvelopeId,
+    received: Time,
+    #[serde(with = "serde_bytes")]
+    content: Vec<u8>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RequestRecord {
+    invite: InviteId,
+    received: Time,
+    #[serde(with = "serde_bytes")]
+    key_package: Vec<u8>,
+}
+
+impl GroupRecord {
+    pub(crate) fn encode(&self) -> Result<Zeroizing<Vec<u8>>, GroupError> {
+        encode(self)
+    }
+}
+
+impl JoinRecord {
+    pub(crate) fn encode(&self) -> Result<Zeroizing<Vec<u8>>, GroupError> {
+        encode(self)
+    }
+}
+
+impl StoredEvent {
+    pub(crate) fn encode(&self, content: &[u8]) -> Result<Zeroizing<Vec<u8>>, GroupError> {
+        encode(&EventRecord {
+            author: self.signed.author,
+            epoch: self.signed.epoch,
+            seq: self.signed.seq,
+            envelope: self.envelope,
+            received: self.received,
+            content: content.to_vec(),
+        })
+    }
+}
+
+impl Epoch {
+    /// The epoch's record, and the record of its ratchet if its keys are still kept.
+    pub(super) fn record(
+        &self,
+        group: &GroupId,
+    ) -> Result<(Zeroizing<Vec<u8>>, Option<Zeroizing<Vec<u8>>>), GroupError> {
+        let base = self.storage.as_ref().map(EpochStorage::base).transpose()?;
+        let ratchet = self
+            .storage
+            .as_ref()
+            .map(EpochStorage::ratchet)
+            .transpose()?;
+        let base = base.map(|base| base.to_vec()).unwrap_or_default();
+        Ok((
+            encode(&EpochRecord {
+                group: *group,
+                meta: self.meta.clone(),
+                base,
+            })?,
+            ratchet,
+        ))
+    }
+}
+
+impl Group {
+    /// Rebuilds a group from its own record; epochs and events are added next.
+    pub(crate) fn restore(id: GroupId, record: &[u8], seed: &RootSeed) -> Result<Self, GroupError> {
+        let record: GroupRecord = decode(record)?;
+        let key = seed.pseudonym(&record.salt);
+        Ok(Self::empty(
+            id,
+            record.salt,
+            key,
+            record.status,
+            record.seq,
+            record.root,
+        ))
+    }
+
+    /// The group that an epoch's record belongs to.
+    pub(crate) fn of_epoch(record: &[u8]) -> Result<GroupId, GroupError> {
+        decode::<EpochRecord>(record).map(|record| record.group)
+    }
+
+    /// Adds a kept epoch. `ratchet` is `None` where the epoch's keys are no longer kept.
+    pub(crate) fn restore_epoch(
+        &mut self,
+        id: EpochId,
+        record: &[u8],
+        ratchet: Option<&[u8]>,
+    ) -> Result<(), GroupError> {
+        let record: EpochRecord = decode(record)?;
+        let storage = ratchet
+            .filter(|_| !record.base.is_empty())
+            .map(|ratchet| EpochStorage::from_parts(&record.base, ratchet))
+            .transpose()?;
+        self.index_epoch(Epoch {
+            id,
+            meta: record.meta,
+            storage,
+        });
+        Ok(())
+    }
+
+    /// Adds a kept event; all epochs come first.
+    pub(crate) fn restore_event(&mut self, id: EventId, record: &[u8]) -> Result<(), GroupError> {
+        let record: EventRecord = decode(record)?;
+        let event = Event::decode(&record.content).map_err(|_| GroupError::Ours)?;
+        let signed = SignedEvent {
+            id,
+            author: record.author,
+            epoch: record.epoch,
+            seq: record.seq,
+            event,
+        };
+        self.index_event(StoredEvent {
+            signed,
+            envelope: record.envelope,
+            received: record.received,
+        });
+        Ok(())
+    }
+
+    /// Adds a kept request to join.
+    pub(crate) fn restore_request(
+        &mut self,
+        join: JoinId,
+        record: &[u8],
+    ) -> Result<(), GroupError> {
+        let RequestRecord {
+            invite,
+            received,
+            key_package,
+        } = decode(record)?;
+        self.requests.insert(
+            join,
+            Request {
+                invite,
+                key_package,
+                received,
+            },
+        );
+        Ok(())
+    }
+
+    /// Adds an envelope that waits. Gives `false` when what it waited for is here.
+    pub(crate) fn restore_waiting(&mut self, envelope: EnvelopeId, epoch: EpochId) -> bool {
+        if self.epochs.contains_key(&epoch) {
+            return false;
+        }
+        if self.waiting.entry(epoch).or_default().insert(envelope) {
+            self.waiting_len += 1;
+        }
+        true
+    }
+
+    /// Finishes a restoration.
+    pub(crate) fn restored(&mut self) -> Result<(), GroupError> {
+        self.choose_tip();
+        self.tip_epoch().map(|_| ())
+    }
+
+    /// The keys of every record that the group keeps, to delete them.
+    pub(crate) fn forget(&self, context: &mut Context<'_>) {
+        let id = self.id.as_bytes().as_slice();
+        context.persist(Kind::Group, id, None);
+        for epoch in self.epochs.keys() {
+            context.persist(Kind::Epoch, epoch.as_bytes(), None);
+            context.persist(Kind::Ratchet, epoch.as_bytes(), None);
+        }
+        for event in self.events.keys() {
+            context.persist(Kind::Event, &[id, event.as_bytes()].concat(), None);
+        }
+        for join in self.requests.keys() {
+            context.persist(Kind::Request, &[id, join.as_bytes()].concat(), None);
+        }
+        for envelope in self.waiting.values().flatten() {
+            context.persist(Kind::Waiting, envelope.as_bytes(), None);
+        }
+    }
+
+    pub(super) fn persist_request(
+        &self,
+        join: &JoinId,
+        request: Option<&Request>,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        let record = request.map(|request| {
+            encode(&RequestRecord {
+                invite: request.invite,
+                received: request.received,
+                key_package: request.key_package.clone(),
+            })
+        });
+        let key = [self.id.as_bytes().as_slice(), join.as_bytes()].concat();
+        context.persist(Kind::Request, &key, record.transpose()?);
+        Ok(())
+    }
+}
+
+fn encode(value: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, GroupError> {
+    codec::encode(value)
+        .map(Zeroizing::new)
+        .map_err(|_| GroupError::Ours)
+}
+
+fn decode<T: Serialize + serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, GroupError> {
+    codec::decode(bytes).map_err(|_| GroupError::Storage(super::StorageError::Decode))
+}

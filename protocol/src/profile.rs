@@ -1,0 +1,864 @@
+//! The machine of one vault: all groups of one person, and their requests to join more.
+//!
+//! One door: [`Profile::handle`] takes an input, the time and randomness, and gives outputs in
+//! the order in which they must be carried out. What must survive a crash comes as
+//! [`Output::Persist`] before what relies on it; the caller makes all records of one call durable
+//! together, and only then sends, replies or notifies.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rand_core::CryptoRngCore;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::{
+    codec,
+    envelope::Envelope,
+    event::Body,
+    group::{
+        Candidate, Context, EpochStorage, Group, GroupError, GroupPolicy, InviteState, JoinRecord,
+        Verdict, Waiting, fits, join,
+    },
+    id::{EnvelopeId, EpochId, EventId, GroupId, InviteId, JoinId, MemberId, TopicId},
+    identity::{PseudonymSalt, RootSeed},
+    invite::{InboxPayload, Link, LinkError, Refusal, Reply, WelcomeNote},
+    name::Name,
+    time::{Span, Time},
+    topic::RoutingSecret,
+};
+
+/// How many groups a profile may hold: each takes part of the 64 topics that a node gossips on.
+pub const MAX_GROUPS: usize = 32;
+/// How many requests to join may wait at a time.
+pub const MAX_JOINS: usize = 32;
+/// How long a finished request to join is kept, so that its outcome can be asked for.
+pub const JOIN_KEPT: Span = Span::DAY.times(7);
+/// How long a request to join waits for an answer.
+pub const JOIN_WAITS: Span = Span::DAY.times(90);
+/// How long a group that was left is kept, at most, to let its farewell reach a mailbox.
+pub const FAREWELL_WAITS: Span = Span::DAY.times(30);
+
+/// What happens to a profile.
+#[derive(Debug)]
+pub enum Input {
+    /// The person asks for something.
+    Command(Command),
+    /// A verified envelope arrived on a topic that the profile watches.
+    Envelope(Envelope),
+    /// A mailbox holds this envelope until then.
+    Stored {
+        /// Which one.
+        envelope: EnvelopeId,
+    },
+    /// The time that a [`Output::Timer`] asked for has come, or simply some time has passed.
+    Tick,
+}
+
+/// What a person can ask for.
+#[derive(Debug)]
+pub enum Command {
+    /// Founds a group.
+    CreateGroup {
+        /// Its name.
+        name: Name,
+        /// The name that the founder goes by in it.
+        pseudonym: Name,
+        /// Multiaddrs of the community nodes that are to store its envelopes.
+        community: Vec<String>,
+    },
+    /// Leaves a group.
+    Leave {
+        /// Which one.
+        group: GroupId,
+    },
+    /// Posts a message.
+    Post {
+        /// Where.
+        group: GroupId,
+        /// 1 to 32768 bytes.
+        text: String,
+    },
+    /// Makes an invite.
+    NewInvite {
+        /// Into which group.
+        group: GroupId,
+        /// How long it admits newcomers.
+        life: Span,
+        /// How many newcomers it admits.
+        uses: u32,
+    },
+    /// Takes an invite back.
+    RevokeInvite {
+        /// Of which group.
+        group: GroupId,
+        /// Which one.
+        invite: InviteId,
+    },
+    /// Asks to join by a link.
+    Join {
+        /// The link as it was typed or pasted.
+        link: String,
+        /// The name to go by in the group.
+        pseudonym: Name,
+    },
+    /// Removes somebody.
+    Remove {
+        /// From which group.
+        group: GroupId,
+        /// Whom.
+        member: MemberId,
+        /// Why; they will read it.
+        reason: String,
+    },
+    /// Tells all groups where this node can be reached directly.
+    Announce {
+        /// Multiaddrs with a peer id.
+        addresses: Vec<String>,
+    },
+}
+
+/// What the caller has to do, in this order.
+#[derive(Debug)]
+#[must_use]
+pub enum Output {
+    /// Keep (or, without a value, delete) a record.
+    Persist {
+        /// What it is.
+        kind: Kind,
+        /// Its key among its kind.
+        key: Vec<u8>,
+        /// Its content, to be sealed before it is written.
+        value: Option<Zeroizing<Vec<u8>>>,
+    },
+    /// Keep this envelope and bring it to all mailboxes of its topic.
+    Keep(Envelope),
+    /// Listen to this topic from now on.
+    Watch(RoutingSecret),
+    /// Hand in this stored envelope again.
+    Reopen(EnvelopeId),
+    /// Members can be reached directly at these addresses.
+    Reach(Vec<String>),
+    /// Something that the person may want to see has changed.
+    Notify(Notice),
+    /// Hand in [`Input::Tick`] at this time.
+    Timer(Time),
+    /// The outcome of the command; exactly one, the last output.
+    Done(Result<Outcome, Error>),
+}
+
+/// What a record is; also the first byte of its key in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Kind {
+    /// A group's own record, by group id.
+    Group = 1,
+    /// An epoch, by epoch id.
+    Epoch = 2,
+    /// An epoch's message secrets, by epoch id.
+    Ratchet = 3,
+    /// An event, by group id and event id.
+    Event = 4,
+    /// A request to join that this profile made, by join id.
+    Join = 5,
+    /// A request to join one of this profile's groups, by group id and join id.
+    Request = 6,
+    /// An envelope that waits for a commit, by envelope id.
+    Waiting = 7,
+}
+
+/// What a command achieved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The group was founded.
+    Founded(GroupId),
+    /// The message is in the group.
+    Posted(EventId),
+    /// The invite is made.
+    Invited(InviteState, Box<Link>),
+    /// The request to join is under way.
+    Asked(JoinId),
+    /// It is done.
+    Done,
+}
+
+/// What may interest the person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// A group has a new line in its timeline.
+    Entry {
+        /// Which group.
+        group: GroupId,
+        /// The line's name.
+        entry: EventId,
+    },
+    /// A group's members, name or state changed.
+    Group {
+        /// Which group.
+        group: GroupId,
+    },
+    /// A request to join has an answer.
+    Join {
+        /// Which request.
+        join: JoinId,
+    },
+}
+
+/// Says why a command was refused. All are the caller's to act on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// There is no such group in this profile.
+    #[error("there is no such group here")]
+    NoSuchGroup,
+    /// The profile is full.
+    #[error("a profile can hold {MAX_GROUPS} groups and {MAX_JOINS} waiting requests")]
+    Full,
+    /// Too many or too long addresses.
+    #[error("at most 8 addresses of 256 bytes each can be given")]
+    Addresses,
+    /// The link is not a link, or damaged.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The link's time is over.
+    #[error("the invite link has expired")]
+    LinkExpired,
+    /// The link leads to a group that this profile is in.
+    #[error("this link leads to a group that you are in already")]
+    OwnLink,
+    /// The group refused.
+    #[error(transparent)]
+    Group(#[from] GroupError),
+}
+
+/// How far a request to join has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JoinState {
+    /// The request waits for a steward's node.
+    Waiting,
+    /// The newcomer is in this group.
+    Joined(GroupId),
+    /// A steward's node said no.
+    Refused(Refusal),
+}
+
+/// A request to join that this profile made.
+#[derive(Debug)]
+pub struct Join {
+    /// How far it has come.
+    pub state: JoinState,
+    /// Whether a mailbox holds the request.
+    pub stored: bool,
+    salt: PseudonymSalt,
+    name: Name,
+    link: Link,
+    envelope: EnvelopeId,
+    since: Time,
+    candidate: EpochStorage,
+}
+
+/// All groups of one person.
+#[derive(Debug)]
+pub struct Profile {
+    seed: RootSeed,
+    groups: BTreeMap<GroupId, Group>,
+    joins: BTreeMap<JoinId, Join>,
+    /// Topic → the secret and whose it is.
+    topics: BTreeMap<TopicId, Route>,
+    announced: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Route {
+    Group(GroupId),
+    Inbox(GroupId, InviteId),
+    Join(JoinId),
+}
+
+impl Profile {
+    /// Begins without any group.
+    pub fn new(seed: RootSeed) -> Self {
+        Self {
+            seed,
+            groups: BTreeMap::new(),
+            joins: BTreeMap::new(),
+            topics: BTreeMap::new(),
+            announced: Vec::new(),
+        }
+    }
+
+    /// Rebuilds a profile from its kept records, in any order.
+    ///
+    /// Gives the outputs to begin with: topics to watch, envelopes to hand in again. A record
+    /// that cannot be read costs its own group or line only, and is counted.
+    pub fn restore(
+        seed: RootSeed,
+        records: impl IntoIterator<Item = (Kind, Vec<u8>, Zeroizing<Vec<u8>>)>,
+        now: Time,
+    ) -> (Self, Vec<Output>, usize) {
+        let mut sorted: BTreeMap<Kind, BTreeMap<Vec<u8>, Zeroizing<Vec<u8>>>> = BTreeMap::new();
+        for (kind, key, value) in records {
+            sorted.entry(kind).or_default().insert(key, value);
+        }
+        let mut profile = Self::new(seed);
+        let mut damaged = 0;
+        let mut out = Vec::new();
+        let none = BTreeMap::new();
+        let of = |kind: Kind| sorted.get(&kind).unwrap_or(&none);
+        let mut check = |result: Result<(), GroupError>| damaged += usize::from(result.is_err());
+
+        for (key, record) in of(Kind::Group) {
+            check(profile.restore_group(key, record));
+        }
+        for (key, record) in of(Kind::Epoch) {
+            let ratchet = of(Kind::Ratchet).get(key).map(|ratchet| ratchet.as_slice());
+            check(profile.restore_epoch(key, record, ratchet));
+        }
+        for (key, record) in of(Kind::Event) {
+            check(split(key).and_then(|(group, id)| {
+                profile
+                    .group_mut(&group)?
+                    .restore_event(EventId::from_bytes(id), record)
+            }));
+        }
+        for (key, record) in of(Kind::Request) {
+            check(split(key).and_then(|(group, id)| {
+                profile
+                    .group_mut(&group)?
+                    .restore_request(JoinId::from_bytes(id), record)
+            }));
+        }
+        for (key, record) in of(Kind::Waiting) {
+            check(profile.restore_waiting(key, record, &mut out));
+        }
+        for (key, record) in of(Kind::Join) {
+            check(profile.restore_join(key, record));
+        }
+        profile.groups.retain(|_, group| {
+            let restored = group.restored();
+            let sound = restored.is_ok();
+            check(restored);
+            sound
+        });
+        profile.rebuild_topics(now);
+        out.extend(profile.watched(now).into_iter().map(Output::Watch));
+        (profile, out, damaged)
+    }
+
+    /// Takes one input.
+    pub fn handle(&mut self, input: Input, now: Time, rng: &mut dyn CryptoRngCore) -> Vec<Output> {
+        let mut context = Context {
+            now,
+            rng,
+            out: Vec::new(),
+        };
+        match input {
+            Input::Command(command) => {
+                let outcome = self.command(command, &mut context);
+                self.learn_topics(
+                    &context.out.iter().filter_map(watched).collect::<Vec<_>>(),
+                    now,
+                );
+                context.out.push(Output::Done(outcome));
+            }
+            Input::Envelope(envelope) => {
+                self.receive(&envelope, &mut context);
+                self.learn_topics(
+                    &context.out.iter().filter_map(watched).collect::<Vec<_>>(),
+                    now,
+                );
+            }
+            Input::Stored { envelope } => self.stored(&envelope, &mut context),
+            Input::Tick => self.tick(&mut context),
+        }
+        context.out
+    }
+
+    fn command(&mut self, command: Command, context: &mut Context<'_>) -> Result<Outcome, Error> {
+        match command {
+            Command::CreateGroup {
+                name,
+                pseudonym,
+                community,
+            } => self.create(name, pseudonym, community, context),
+            Command::Leave { group } => self.leave(group, context),
+            Command::Post { group, text } => {
+                Ok(Outcome::Posted(self.find(&group)?.post(&text, context)?))
+            }
+            Command::NewInvite { group, life, uses } => {
+                let (state, link) = self.find(&group)?.new_invite(life, uses, context)?;
+                Ok(Outcome::Invited(state, Box::new(link)))
+            }
+            Command::RevokeInvite { group, invite } => {
+                self.find(&group)?.revoke_invite(invite, context)?;
+                Ok(Outcome::Done)
+            }
+            Command::Join { link, pseudonym } => self.ask_to_join(&link, pseudonym, context),
+            Command::Remove {
+                group,
+                member,
+                reason,
+            } => {
+                self.find(&group)?.remove(member, &reason, context)?;
+                Ok(Outcome::Done)
+            }
+            Command::Announce { addresses } => {
+                if !fits(&addresses) {
+                    return Err(Error::Addresses);
+                }
+                self.announced = addresses;
+                for group in self
+                    .groups
+                    .values_mut()
+                    .filter(|group| group.removal().is_none() && !group.is_leaving())
+                {
+                    group.say(
+                        Body::Address {
+                            addresses: self.announced.clone(),
+                        },
+                        context,
+                    )?;
+                }
+                Ok(Outcome::Done)
+            }
+        }
+    }
+
+    fn create(
+        &mut self,
+        name: Name,
+        pseudonym: Name,
+        community: Vec<String>,
+        context: &mut Context<'_>,
+    ) -> Result<Outcome, Error> {
+        if self.groups.len() >= MAX_GROUPS {
+            return Err(Error::Full);
+        }
+        if !fits(&community) {
+            return Err(Error::Addresses);
+        }
+        let mut id = [0; GroupId::LEN];
+        context.rng.fill_bytes(&mut id);
+        let id = GroupId::from_bytes(id);
+        let salt = PseudonymSalt::generate(&mut context.rng);
+        let key = self.seed.pseudonym(&salt);
+        let policy = GroupPolicy {
+            name,
+            stewards: vec![key.public()],
+            community,
+        };
+        let group = Group::found(id, salt, key, pseudonym, policy, context)?;
+        self.groups.insert(id, group);
+        Ok(Outcome::Founded(id))
+    }
+
+    fn leave(&mut self, id: GroupId, context: &mut Context<'_>) -> Result<Outcome, Error> {
+        let group = self.groups.get_mut(&id).ok_or(Error::NoSuchGroup)?;
+        if group.leave(context)? {
+            self.forget_group(&id, context);
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn forget_group(&mut self, id: &GroupId, context: &mut Context<'_>) {
+        if let Some(group) = self.groups.remove(id) {
+            group.forget(context);
+            context.notify(Notice::Group { group: *id });
+        }
+    }
+
+    fn ask_to_join(
+        &mut self,
+        text: &str,
+        name: Name,
+        context: &mut Context<'_>,
+    ) -> Result<Outcome, Error> {
+        let link = Link::parse(text)?;
+        if context.now >= link.expires {
+            return Err(Error::LinkExpired);
+        }
+        let topic = link.inbox.key().topic();
+        if self
+            .groups
+            .values()
+            .any(|group| group.invite_at(&topic).is_some())
+        {
+            return Err(Error::OwnLink);
+        }
+        let waiting = |join: &Join| join.state == JoinState::Waiting;
+        if let Some((id, _)) = self
+            .joins
+            .iter()
+            .find(|(_, join)| waiting(join) && join.link == link)
+        {
+            return Ok(Outcome::Asked(*id)); // The same request again: it is under way.
+        }
+        if self.groups.len() >= MAX_GROUPS || self.joins.len() >= MAX_JOINS {
+            return Err(Error::Full);
+        }
+        let mut id = [0; JoinId::LEN];
+        context.rng.fill_bytes(&mut id);
+        let id = JoinId::from_bytes(id);
+        let salt = PseudonymSalt::generate(&mut context.rng);
+        let Candidate {
+            key_package,
+            storage,
+        } = Candidate::new(&self.seed.pseudonym(&salt), name.clone())?;
+        let request = link
+            .seal_request(&id, &key_package)
+            .ok_or(GroupError::Ours)?;
+        let content = codec::encode(&request).map_err(|_| GroupError::Ours)?;
+        let envelope = Envelope::seal(
+            &link.inbox.key(),
+            context.now.bucket(),
+            &content,
+            &mut context.rng,
+        )
+        .map_err(GroupError::from)?;
+        let join = Join {
+            state: JoinState::Waiting,
+            stored: false,
+            salt,
+            name,
+            link,
+            envelope: envelope.id(),
+            since: context.now,
+            candidate: storage,
+        };
+        join.persist(&id, context)?;
+        context.out.push(Output::Watch(join.link.inbox.clone()));
+        context.out.push(Output::Reach(join.link.community.clone()));
+        context.out.push(Output::Keep(envelope));
+        self.joins.insert(id, join);
+        Ok(Outcome::Asked(id))
+    }
+
+    fn receive(&mut self, envelope: &Envelope, context: &mut Context<'_>) {
+        match self.topics.get(&envelope.topic()).copied() {
+            Some(Route::Group(id)) => {
+                if let Some(group) = self.groups.get_mut(&id) {
+                    let _: Verdict = group.receive(envelope, context);
+                }
+            }
+            Some(Route::Inbox(id, invite)) => {
+                if let Some(group) = self.groups.get_mut(&id) {
+                    // A request that cannot be read concerns nobody but its sender.
+                    let _ = group.receive_request(invite, envelope, context);
+                }
+            }
+            Some(Route::Join(id)) => self.receive_reply(id, envelope, context),
+            None => {}
+        }
+    }
+
+    fn receive_reply(&mut self, id: JoinId, envelope: &Envelope, context: &mut Context<'_>) {
+        let Some(join) = self
+            .joins
+            .get(&id)
+            .filter(|join| join.state == JoinState::Waiting)
+        else {
+            return;
+        };
+        let Ok(content) = envelope.open(&join.link.inbox.key()) else {
+            return;
+        };
+        let Ok(InboxPayload::Reply { reply, signature }) = codec::decode(&content) else {
+            return;
+        };
+        match join.link.open_reply(&reply, &signature) {
+            Some(Reply::Refusal { join, why }) if join == id => {
+                self.settle(id, JoinState::Refused(why), context)
+            }
+            Some(Reply::Welcome {
+                join,
+                epoch,
+                welcome,
+                note,
+            }) if join == id => {
+                // A Welcome that does not open is not ours to act on: the right one may follow.
+                if let Ok(group) = self.come_in(id, epoch, &welcome, note, context) {
+                    self.settle(id, JoinState::Joined(group), context);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn come_in(
+        &mut self,
+        id: JoinId,
+        epoch: EpochId,
+        welcome: &[u8],
+        note: Vec<u8>,
+        context: &mut Context<'_>,
+    ) -> Result<GroupId, GroupError> {
+        let request = self.joins.get(&id).ok_or(GroupError::Ours)?;
+        let salt = request.salt;
+        let key = self.seed.pseudonym(&salt);
+        let open_note = |secret: &RoutingSecret| {
+            let content = Zeroizing::new(Envelope::parse(note).ok()?.open(&secret.key()).ok()?);
+            let note: WelcomeNote = codec::decode(&content).ok()?;
+            Some((note.routing, note.order))
+        };
+        let (group, first) = join(
+            &request.candidate,
+            epoch,
+            &key.public(),
+            welcome,
+            open_note,
+            context.now,
+        )?;
+        if self.groups.contains_key(&group) {
+            return Err(GroupError::Member);
+        }
+        let mut joined = Group::begin(group, salt, key, first, context)?;
+        if !self.announced.is_empty() {
+            joined.say(
+                Body::Address {
+                    addresses: self.announced.clone(),
+                },
+                context,
+            )?;
+        }
+        self.groups.insert(group, joined);
+        Ok(group)
+    }
+
+    fn settle(&mut self, id: JoinId, state: JoinState, context: &mut Context<'_>) {
+        let Some(join) = self.joins.get_mut(&id) else {
+            return;
+        };
+        join.state = state;
+        join.since = context.now;
+        // The secrets of a settled request have done their work.
+        join.candidate = EpochStorage::default();
+        let _ = join.persist(&id, context);
+        context.notify(Notice::Join { join: id });
+    }
+
+    fn stored(&mut self, envelope: &EnvelopeId, context: &mut Context<'_>) {
+        for join in self
+            .joins
+            .values_mut()
+            .filter(|join| join.envelope == *envelope)
+        {
+            join.stored = true;
+        }
+        let left = self
+            .groups
+            .values()
+            .find(|group| group.farewell().is_some_and(|(id, _)| id == *envelope));
+        if let Some(id) = left.map(Group::id) {
+            self.forget_group(&id, context);
+        }
+    }
+
+    fn tick(&mut self, context: &mut Context<'_>) {
+        let now = context.now;
+        for group in self.groups.values_mut() {
+            // A duty that fails now is tried again at the next tick.
+            let _ = group.fulfil_duties(context);
+        }
+        let waited = |group: &&Group| {
+            group
+                .farewell()
+                .is_some_and(|(_, since)| since.after(FAREWELL_WAITS) < now)
+        };
+        let gone: Vec<GroupId> = self.groups.values().filter(waited).map(Group::id).collect();
+        for id in gone {
+            self.forget_group(&id, context);
+        }
+        let over = |join: &Join| {
+            let kept = if join.state == JoinState::Waiting {
+                JOIN_WAITS
+            } else {
+                JOIN_KEPT
+            };
+            join.since.after(kept) < now
+        };
+        let gone: Vec<JoinId> = self
+            .joins
+            .iter()
+            .filter(|(_, join)| over(join))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in gone {
+            self.joins.remove(&id);
+            context.persist(Kind::Join, id.as_bytes(), None);
+        }
+        self.rebuild_topics(now);
+    }
+
+    fn learn_topics(&mut self, watched: &[TopicId], now: Time) {
+        if watched.iter().any(|topic| !self.topics.contains_key(topic)) {
+            self.rebuild_topics(now);
+        }
+    }
+
+    fn rebuild_topics(&mut self, now: Time) {
+        self.topics.clear();
+        for (id, join) in &self.joins {
+            if join.state == JoinState::Waiting {
+                self.topics
+                    .insert(join.link.inbox.key().topic(), Route::Join(*id));
+            }
+        }
+        for (id, group) in &self.groups {
+            for routing in group.routings() {
+                self.topics.insert(routing.key().topic(), Route::Group(*id));
+            }
+            for inbox in group.inboxes(now) {
+                let topic = inbox.key().topic();
+                self.topics
+                    .insert(topic, Route::Inbox(*id, InviteId::of(&topic)));
+            }
+        }
+    }
+
+    /// The routing secrets of every topic that the profile listens to now.
+    pub fn watched(&self, now: Time) -> Vec<RoutingSecret> {
+        let joins = self
+            .joins
+            .values()
+            .filter(|join| join.state == JoinState::Waiting);
+        let mut watched: Vec<RoutingSecret> = joins.map(|join| join.link.inbox.clone()).collect();
+        for group in self.groups.values() {
+            watched.extend(group.routings());
+            watched.extend(group.inboxes(now));
+        }
+        watched
+    }
+
+    /// The community nodes that the profile's groups and waiting requests name.
+    pub fn community(&self) -> BTreeSet<String> {
+        let groups = self
+            .groups
+            .values()
+            .filter_map(Group::policy)
+            .flat_map(|policy| &policy.community);
+        let waiting = self
+            .joins
+            .values()
+            .filter(|join| join.state == JoinState::Waiting);
+        groups
+            .chain(waiting.flat_map(|join| &join.link.community))
+            .cloned()
+            .collect()
+    }
+
+    /// The groups, but for those that the member has left.
+    pub fn groups(&self) -> impl Iterator<Item = &Group> {
+        self.groups.values().filter(|group| !group.is_leaving())
+    }
+
+    /// One group.
+    pub fn group(&self, id: &GroupId) -> Option<&Group> {
+        self.groups.get(id)
+    }
+
+    /// The requests to join that are under way or lately settled.
+    pub fn joins(&self) -> impl Iterator<Item = (&JoinId, &Join)> {
+        self.joins.iter()
+    }
+
+    fn find(&mut self, id: &GroupId) -> Result<&mut Group, Error> {
+        self.groups
+            .get_mut(id)
+            .filter(|group| !group.is_leaving())
+            .ok_or(Error::NoSuchGroup)
+    }
+
+    fn group_mut(&mut self, id: &GroupId) -> Result<&mut Group, GroupError> {
+        self.groups.get_mut(id).ok_or(GroupError::Ours)
+    }
+
+    fn restore_group(&mut self, key: &[u8], record: &[u8]) -> Result<(), GroupError> {
+        let id = GroupId::from_bytes(key.try_into().map_err(|_| GroupError::Ours)?);
+        let group = Group::restore(id, record, &self.seed)?;
+        self.groups.insert(id, group);
+        Ok(())
+    }
+
+    fn restore_epoch(
+        &mut self,
+        key: &[u8],
+        record: &[u8],
+        ratchet: Option<&[u8]>,
+    ) -> Result<(), GroupError> {
+        let id = EpochId::from_bytes(key.try_into().map_err(|_| GroupError::Ours)?);
+        self.group_mut(&Group::of_epoch(record)?)?
+            .restore_epoch(id, record, ratchet)
+    }
+
+    fn restore_waiting(
+        &mut self,
+        key: &[u8],
+        record: &[u8],
+        out: &mut Vec<Output>,
+    ) -> Result<(), GroupError> {
+        let envelope = EnvelopeId::from_bytes(key.try_into().map_err(|_| GroupError::Ours)?);
+        let waiting: Waiting = codec::decode(record).map_err(|_| GroupError::Ours)?;
+        if !self
+            .group_mut(&waiting.group)?
+            .restore_waiting(envelope, waiting.epoch)
+        {
+            out.push(Output::Persist {
+                kind: Kind::Waiting,
+                key: key.to_vec(),
+                value: None,
+            });
+            out.push(Output::Reopen(envelope));
+        }
+        Ok(())
+    }
+
+    fn restore_join(&mut self, key: &[u8], record: &[u8]) -> Result<(), GroupError> {
+        let id = JoinId::from_bytes(key.try_into().map_err(|_| GroupError::Ours)?);
+        let record: JoinRecord = codec::decode(record).map_err(|_| GroupError::Ours)?;
+        let link = Link::parse(&record.link).map_err(|_| GroupError::Ours)?;
+        let join = Join {
+            state: record.state,
+            stored: false,
+            salt: record.salt,
+            name: record.name,
+            link,
+            envelope: record.envelope,
+            since: record.since,
+            candidate: EpochStorage::from_parts(&record.candidate, &[0])?,
+        };
+        self.joins.insert(id, join);
+        Ok(())
+    }
+}
+
+impl Join {
+    fn persist(&self, id: &JoinId, context: &mut Context<'_>) -> Result<(), GroupError> {
+        let record = JoinRecord {
+            salt: self.salt,
+            name: self.name.clone(),
+            link: self.link.to_string(),
+            envelope: self.envelope,
+            since: self.since,
+            state: self.state,
+            candidate: self.candidate.base()?.to_vec(),
+        };
+        context.persist(Kind::Join, id.as_bytes(), Some(record.encode()?));
+        Ok(())
+    }
+}
+
+fn watched(output: &Output) -> Option<TopicId> {
+    match output {
+        Output::Watch(routing) => Some(routing.key().topic()),
+        _ => None,
+    }
+}
+
+/// Splits a key of a group's record into the group's id and the record's own.
+fn split<const N: usize>(key: &[u8]) -> Result<(GroupId, [u8; N]), GroupError> {
+    let (group, own) = key.split_at_checked(GroupId::LEN).ok_or(GroupError::Ours)?;
+    let group = group.try_into().map_err(|_| GroupError::Ours)?;
+    Ok((
+        GroupId::from_bytes(group),
+        own.try_into().map_err(|_| GroupError::Ours)?,
+    ))
+}

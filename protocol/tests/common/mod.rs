@@ -1,0 +1,276 @@
+//! A small network of profiles in one process: envelopes wait per topic, a profile that comes
+//! online takes in what it has missed, and every profile can be restarted from its records.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kith_protocol::{
+    envelope::Envelope,
+    group::Group,
+    id::{EnvelopeId, GroupId, JoinId, TopicId},
+    identity::RootSeed,
+    name::Name,
+    profile::{Command, Error, Input, JoinState, Kind, Outcome, Output, Profile},
+    time::{Span, Time},
+    view::EntryKind,
+};
+use rand_core::OsRng;
+use zeroize::Zeroizing;
+
+/// A person's node, without a network: the machine, its disk, and what it has seen.
+pub struct Person {
+    words: String,
+    pub profile: Profile,
+    disk: BTreeMap<(Kind, Vec<u8>), Zeroizing<Vec<u8>>>,
+    envelopes: BTreeMap<EnvelopeId, Envelope>,
+    watched: BTreeSet<TopicId>,
+    outbox: Vec<Envelope>,
+    pub online: bool,
+    pub timer: Option<Time>,
+}
+
+/// All persons, and one mailbox that stores everything.
+pub struct Network {
+    pub now: Time,
+    pub people: BTreeMap<&'static str, Person>,
+    pub mailbox: Vec<Envelope>,
+}
+
+impl Network {
+    pub fn new(names: &[&'static str]) -> Self {
+        let people = names.iter().map(|name| (*name, Person::new())).collect();
+        Self {
+            now: Time::from_ms(1_800_000_000_000),
+            people,
+            mailbox: Vec::new(),
+        }
+    }
+
+    pub fn person(&mut self, name: &str) -> &mut Person {
+        self.people.get_mut(name).expect("a person of that name")
+    }
+
+    /// Lets a person ask for something, then lets everything that is online settle.
+    pub fn command(&mut self, name: &str, command: Command) -> Result<Outcome, Error> {
+        self.now = self.now.after(Span::SECOND);
+        let now = self.now;
+        let outcome = self.person(name).command(command, now);
+        self.settle();
+        outcome
+    }
+
+    pub fn found(&mut self, name: &str) -> GroupId {
+        let command = Command::CreateGroup {
+            name: Name::new("Evening").unwrap(),
+            pseudonym: Name::new(name).unwrap(),
+            community: vec![],
+        };
+        let Outcome::Founded(group) = self.command(name, command).unwrap() else {
+            panic!("a group")
+        };
+        group
+    }
+
+    pub fn invite(&mut self, name: &str, group: GroupId, uses: u32) -> String {
+        let command = Command::NewInvite {
+            group,
+            life: Span::DAY,
+            uses,
+        };
+        let Outcome::Invited(_, link) = self.command(name, command).unwrap() else {
+            panic!("an invite")
+        };
+        link.to_string()
+    }
+
+    pub fn ask(&mut self, name: &str, link: &str) -> JoinId {
+        let command = Command::Join {
+            link: link.to_owned(),
+            pseudonym: Name::new(name).unwrap(),
+        };
+        let Outcome::Asked(join) = self.command(name, command).unwrap() else {
+            panic!("a request")
+        };
+        join
+    }
+
+    pub fn post(&mut self, name: &str, group: GroupId, text: &str) {
+        self.command(
+            name,
+            Command::Post {
+                group,
+                text: text.to_owned(),
+            },
+        )
+        .unwrap();
+    }
+
+    pub fn join_state(&mut self, name: &str, join: JoinId) -> JoinState {
+        self.person(name)
+            .profile
+            .joins()
+            .find(|(id, _)| **id == join)
+            .expect("the request")
+            .1
+            .state
+    }
+
+    pub fn set_online(&mut self, name: &str, online: bool) {
+        self.person(name).online = online;
+        self.settle();
+    }
+
+    pub fn restart(&mut self, name: &str) {
+        let now = self.now;
+        self.person(name).restart(now);
+        self.settle();
+    }
+
+    /// Moves every envelope to everybody who is online and listens, until nothing moves.
+    pub fn settle(&mut self) {
+        let now = self.now;
+        loop {
+            let mut moved = false;
+            for person in self.people.values_mut().filter(|person| person.online) {
+                moved |= !person.outbox.is_empty();
+                self.mailbox.append(&mut person.outbox);
+            }
+            for person in self.people.values_mut().filter(|person| person.online) {
+                for envelope in &self.mailbox {
+                    moved |= person.deliver(envelope, now);
+                }
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+}
+
+impl Person {
+    fn new() -> Self {
+        let seed = RootSeed::generate(&mut OsRng);
+        let words = seed.words().as_str().to_owned();
+        Self {
+            words,
+            profile: Profile::new(seed),
+            disk: BTreeMap::new(),
+            envelopes: BTreeMap::new(),
+            watched: BTreeSet::new(),
+            outbox: Vec::new(),
+            online: true,
+            timer: None,
+        }
+    }
+
+    pub fn command(&mut self, command: Command, now: Time) -> Result<Outcome, Error> {
+        let outputs = self
+            .profile
+            .handle(Input::Command(command), now, &mut OsRng);
+        self.carry_out(outputs, now)
+            .expect("a command has an outcome")
+    }
+
+    pub fn tick(&mut self, now: Time) {
+        let outputs = self.profile.handle(Input::Tick, now, &mut OsRng);
+        self.carry_out(outputs, now);
+    }
+
+    pub fn stored(&mut self, envelope: EnvelopeId, now: Time) {
+        let outputs = self
+            .profile
+            .handle(Input::Stored { envelope }, now, &mut OsRng);
+        self.carry_out(outputs, now);
+    }
+
+    pub fn deliver(&mut self, envelope: &Envelope, now: Time) -> bool {
+        if !self.watched.contains(&envelope.topic()) || self.envelopes.contains_key(&envelope.id())
+        {
+            return false;
+        }
+        self.envelopes.insert(envelope.id(), envelope.clone());
+        let outputs = self
+            .profile
+            .handle(Input::Envelope(envelope.clone()), now, &mut OsRng);
+        self.carry_out(outputs, now);
+        true
+    }
+
+    pub fn restart(&mut self, now: Time) {
+        let seed = RootSeed::from_words(&self.words).unwrap();
+        let records = self
+            .disk
+            .iter()
+            .map(|((kind, key), value)| (*kind, key.clone(), value.clone()));
+        let (profile, outputs, damaged) = Profile::restore(seed, records.collect::<Vec<_>>(), now);
+        assert_eq!(damaged, 0, "no record is damaged");
+        self.profile = profile;
+        self.watched.clear();
+        self.timer = None;
+        self.carry_out(outputs, now);
+    }
+
+    pub fn disk_len(&self) -> usize {
+        self.disk.len()
+    }
+
+    fn carry_out(&mut self, outputs: Vec<Output>, now: Time) -> Option<Result<Outcome, Error>> {
+        let mut done = None;
+        for output in outputs {
+            match output {
+                Output::Persist {
+                    kind,
+                    key,
+                    value: Some(value),
+                } => {
+                    self.disk.insert((kind, key), value);
+                }
+                Output::Persist {
+                    kind,
+                    key,
+                    value: None,
+                } => {
+                    self.disk.remove(&(kind, key));
+                }
+                Output::Keep(envelope) => {
+                    self.envelopes.insert(envelope.id(), envelope.clone());
+                    self.outbox.push(envelope);
+                }
+                Output::Watch(routing) => {
+                    self.watched.insert(routing.key().topic());
+                }
+                Output::Reopen(id) => {
+                    if let Some(envelope) = self.envelopes.get(&id).cloned() {
+                        let outputs =
+                            self.profile
+                                .handle(Input::Envelope(envelope), now, &mut OsRng);
+                        self.carry_out(outputs, now);
+                    }
+                }
+                Output::Timer(at) => self.timer = Some(at),
+                Output::Reach(_) | Output::Notify(_) => {}
+                Output::Done(outcome) => done = Some(outcome),
+            }
+        }
+        done
+    }
+
+    pub fn group(&self, id: &GroupId) -> &Group {
+        self.profile.group(id).expect("the group")
+    }
+
+    /// The texts in a group, with their authors' names, in order.
+    pub fn texts(&self, id: &GroupId) -> Vec<String> {
+        let group = self.group(id);
+        let line = |entry: kith_protocol::view::Entry| match entry.kind {
+            EntryKind::Post(text) => {
+                let name = group
+                    .name_of(&entry.author)
+                    .map_or("?", |name| name.as_str())
+                    .to_owned();
+                Some(format!("{name}: {text}"))
+            }
+            _ => None,
+        };
+        group.entries().into_iter().filter_map(line).collect()
+    }
+}
