@@ -178,6 +178,13 @@ impl Envelope {
     }
 }
 
+/// Reads topic and hour of an envelope that was verified when it was stored.
+pub fn stored_header(bytes: &[u8]) -> Option<(TopicId, Bucket)> {
+    let hours = bytes.get(1..TOPIC_AT)?.try_into().ok()?;
+    let topic = bytes.get(TOPIC_AT..NONCE_AT)?.try_into().ok()?;
+    Some((TopicId::from_bytes(topic), Bucket::from_hours(u32::from_be_bytes(hours))))
+}
+
 impl std::fmt::Debug for Envelope {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Envelope({:?}, {} bytes)", self.id, self.bytes.len())

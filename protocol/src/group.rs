@@ -197,6 +197,8 @@ pub struct Group {
     heads: BTreeSet<EventId>,
     last_seqs: BTreeMap<MemberId, u64>,
     names: BTreeMap<MemberId, Name>,
+    /// The envelopes of what this member said.
+    sent: BTreeMap<EnvelopeId, EventId>,
     invites: BTreeMap<InviteId, KnownInvite>,
     revoked: BTreeSet<InviteId>,
     requests: BTreeMap<JoinId, Request>,
@@ -255,6 +257,7 @@ impl Group {
             heads: BTreeSet::new(),
             last_seqs: BTreeMap::new(),
             names: BTreeMap::new(),
+            sent: BTreeMap::new(),
             invites: BTreeMap::new(),
             revoked: BTreeSet::new(),
             requests: BTreeMap::new(),
@@ -481,6 +484,9 @@ impl Group {
         }
         if !self.parents.contains(&id) {
             self.heads.insert(id);
+        }
+        if author == self.me() {
+            self.sent.insert(stored.envelope, id);
         }
         self.index_invite(&author, &epoch, &event.body);
         self.events.insert(id, stored);
@@ -716,9 +722,15 @@ impl Group {
         self.status != Status::Active
     }
 
-    /// The envelope that carried an event, for its delivery state.
+    /// The envelope that carried what this member said, for its delivery state.
     pub fn envelope_of(&self, event: &EventId) -> Option<EnvelopeId> {
-        self.events.get(event).map(|stored| stored.envelope)
+        let stored = self.events.get(event)?;
+        (stored.signed.author == self.me()).then_some(stored.envelope)
+    }
+
+    /// What this member said in an envelope.
+    pub fn sent_in(&self, envelope: &EnvelopeId) -> Option<EventId> {
+        self.sent.get(envelope).copied()
     }
 
     /// The timeline, oldest first: a pure function of the events and commits that are known.
@@ -765,7 +777,8 @@ impl Group {
         };
         let entry = |member: &Member, kind: EntryKind| Entry {
             id: EventId::of(&member.id, epoch.id.as_bytes()),
-            author: member.id,
+            author: epoch.meta.committer,
+            subject: Some(member.id),
             order: note.order,
             at: note.at,
             kind,

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A name of 1 to 64 bytes of UTF-8, without control characters or space at its ends.
+/// A name of 1 to 128 bytes of UTF-8, without control characters or space at its ends.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(String);
@@ -25,7 +25,7 @@ pub enum NameError {
 
 impl Name {
     /// The longest name, in bytes of UTF-8.
-    pub const MAX_LEN: usize = 64;
+    pub const MAX_LEN: usize = 128;
 
     /// Checks a text; space at either end is dropped.
     pub fn new(text: &str) -> Result<Self, NameError> {
@@ -99,7 +99,7 @@ mod tests {
         assert_eq!(Name::new(" \n"), Err(NameError::Empty));
         assert_eq!(Name::new("A\u{202e}na"), Err(NameError::Control));
         assert_eq!(Name::new("A\nna"), Err(NameError::Control));
-        assert_eq!(Name::new(&"a".repeat(65)), Err(NameError::TooLong));
+        assert_eq!(Name::new(&"a".repeat(129)), Err(NameError::TooLong));
         assert!(
             Name::try_from(" Ana".to_owned()).is_err(),
             "on the wire a name is already trimmed"

@@ -248,11 +248,13 @@ pub struct Join {
     pub state: JoinState,
     /// Whether a mailbox holds the request.
     pub stored: bool,
+    /// The name to go by in the group.
+    pub name: Name,
+    /// When it was made, or settled.
+    pub since: Time,
     salt: PseudonymSalt,
-    name: Name,
     link: Link,
     envelope: EnvelopeId,
-    since: Time,
     candidate: EpochStorage,
 }
 

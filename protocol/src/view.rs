@@ -11,8 +11,10 @@ use crate::{
 pub struct Entry {
     /// Its name.
     pub id: EventId,
-    /// Who said it, or whom it is about.
+    /// Who said it, or who committed the change.
     pub author: MemberId,
+    /// Who came or went; none for what was said.
+    pub subject: Option<MemberId>,
     /// Its Lamport number.
     pub order: u64,
     /// The time on its author's clock.
@@ -26,11 +28,11 @@ pub struct Entry {
 pub enum EntryKind {
     /// The author wrote this text.
     Post(String),
-    /// The author came in.
+    /// The subject came in.
     Joined,
-    /// The author left by their own wish.
+    /// The subject left by their own wish.
     Left,
-    /// The author was taken out by a steward.
+    /// The subject was taken out by a steward.
     Removed {
         /// Why.
         reason: Option<String>,
@@ -54,6 +56,7 @@ impl Entry {
         Some(Self {
             id: signed.id,
             author: signed.author,
+            subject: None,
             order: event.order,
             at: event.at,
             kind,
