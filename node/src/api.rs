@@ -16,9 +16,13 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 mod body;
 mod endpoint;
 mod error;
+mod gate;
+mod guard;
 mod limits;
 mod reply;
 mod resolve;
+mod routes;
+mod server;
 mod values;
 
 pub use body::{
@@ -26,6 +30,9 @@ pub use body::{
 };
 pub use endpoint::{ENDPOINT_FILE, Endpoint, EndpointError};
 pub use error::{ApiError, ErrorBody, ErrorCode};
+pub(crate) use gate::Session;
+pub use gate::{CODE_LIFE, CODES_MAX, SESSIONS_MAX};
+pub(crate) use guard::{browsers, cookie_name};
 pub use limits::*;
 pub use reply::{
     CommunityLink, Delivery, Done, Entries, Entry, EntryKind, GroupCreated, GroupDetail,
@@ -34,6 +41,9 @@ pub use reply::{
     VaultState,
 };
 pub use resolve::resolve;
+pub(crate) use routes::Reference;
+pub(crate) use server::Site;
+pub use server::{ApiConfig, STOP_WAIT, STREAMS_MAX, ServeError, Serving, serve};
 pub use values::{Moment, Secret};
 
 /// How many requests may wait for the node's loop; the next one is told that the node is busy.

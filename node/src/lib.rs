@@ -5,3 +5,4 @@
 pub mod api;
 pub mod profile;
 pub mod run;
+mod web;

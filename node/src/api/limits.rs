@@ -44,7 +44,11 @@ const DIRECTION_MARKS: [char; 9] = [
 ];
 
 /// Checks the text of a post.
-pub(crate) fn check_text(text: &str) -> Result<(), ApiError> {
+///
+/// # Errors
+///
+/// [`ErrorCode::TextEmpty`] or [`ErrorCode::TextTooLong`].
+pub fn check_text(text: &str) -> Result<(), ApiError> {
     if text.trim().is_empty() {
         return Err(ApiError::new(
             ErrorCode::TextEmpty,

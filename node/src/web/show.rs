@@ -1,0 +1,103 @@
+//! How times, delivery and links are shown on the page.
+
+use jiff::tz::TimeZone;
+use qrcode::{Color, EcLevel, QrCode};
+
+use crate::api::{Delivery, Moment};
+
+/// White border that scanners need around a code, in modules.
+const QUIET_ZONE: usize = 4;
+
+/// A time, for people and for programs.
+pub(super) struct When {
+    /// RFC 3339, for the `datetime` attribute.
+    pub(super) iso: String,
+    /// In this computer's time zone.
+    pub(super) shown: String,
+}
+
+/// Shows when something was said.
+pub(super) fn when(moment: Moment) -> When {
+    shown_as("%a %-d %b, %H:%M", moment)
+}
+
+/// Shows until when something holds.
+pub(super) fn until(moment: Moment) -> When {
+    shown_as("%-d %B %Y, %H:%M", moment)
+}
+
+fn shown_as(format: &str, moment: Moment) -> When {
+    let local = moment.timestamp().to_zoned_datetime(TimeZone::system());
+    When {
+        iso: moment.to_string(),
+        shown: local.strftime(format).to_string(),
+    }
+}
+
+/// Says who holds an entry.
+pub(super) fn delivery(delivery: &Delivery) -> String {
+    let nodes = match delivery.community_nodes {
+        0 => return "on this device".into(),
+        1 => "on 1 community node".into(),
+        n => format!("on {n} community nodes"),
+    };
+    match delivery.until {
+        None => nodes,
+        Some(moment) => format!("{nodes} until {}", shown_as("%-d %b %Y", moment).shown),
+    }
+}
+
+/// A code to scan: the outline of its dark squares in an SVG of `size` by `size`.
+pub(super) struct Qr {
+    /// Width and height in modules, border included.
+    pub(super) size: usize,
+    /// The SVG path.
+    pub(super) path: String,
+}
+
+/// Draws a link as a code to scan; `None` when it is too long for one.
+pub(super) fn qr(link: &str) -> Option<Qr> {
+    let code = QrCode::with_error_correction_level(link, EcLevel::L).ok()?;
+    let width = code.width();
+    let mut path = String::new();
+    for (index, color) in code.to_colors().into_iter().enumerate() {
+        if color == Color::Dark {
+            let (x, y) = (index % width + QUIET_ZONE, index / width + QUIET_ZONE);
+            path.push_str(&format!("M{x} {y}h1v1h-1z"));
+        }
+    }
+    let size = width + 2 * QUIET_ZONE;
+    Some(Qr { size, path })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delivery_is_told_as_it_is() {
+        let told = |community_nodes, until| {
+            delivery(&Delivery {
+                community_nodes,
+                until,
+            })
+        };
+        assert_eq!(told(0, None), "on this device");
+        assert_eq!(told(2, None), "on 2 community nodes");
+        let until = Some(Moment::from_ms(1_795_435_200_000));
+        assert_eq!(told(1, until), "on 1 community node until 23 Nov 2026");
+    }
+
+    #[test]
+    fn the_end_of_time_can_be_shown() {
+        assert!(!when(Moment::from_ms(u64::MAX)).shown.is_empty());
+    }
+
+    #[test]
+    fn a_code_has_a_white_border_and_a_too_long_link_has_none() {
+        let code = qr("kith:example").unwrap();
+        assert_eq!(code.size, 21 + 2 * QUIET_ZONE);
+        assert!(code.path.starts_with("M4 4h1v1h-1z"));
+        assert!(qr(&"x".repeat(4000)).is_none());
+    }
+}
