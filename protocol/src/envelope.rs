@@ -77,7 +77,11 @@ impl Envelope {
         }
         let (signed, signature) = bytes.split_at(bytes.len() - SIGNATURE_LEN);
         let signature = signature.try_into().map_err(|_| EnvelopeError::Size)?;
-        if !topic::verify(&topic_of(&bytes), &signed_message(signed), signature) {
+        if !topic::verify(
+            topic_of(&bytes).as_bytes(),
+            &signed_message(signed),
+            signature,
+        ) {
             return Err(EnvelopeError::Signature);
         }
         Ok(Self {
@@ -147,7 +151,7 @@ impl Envelope {
         let length: [u8; LENGTH_LEN] = padded[..LENGTH_LEN]
             .try_into()
             .map_err(|_| EnvelopeError::Sealed)?;
-        let end = LENGTH_LEN + u32::from_be_bytes(length) as usize;
+        let end = LENGTH_LEN.saturating_add(u32::from_be_bytes(length) as usize);
         if end > padded.len() || padded[end..].iter().any(|byte| *byte != 0) {
             return Err(EnvelopeError::Sealed);
         }
@@ -182,7 +186,10 @@ impl Envelope {
 pub fn stored_header(bytes: &[u8]) -> Option<(TopicId, Bucket)> {
     let hours = bytes.get(1..TOPIC_AT)?.try_into().ok()?;
     let topic = bytes.get(TOPIC_AT..NONCE_AT)?.try_into().ok()?;
-    Some((TopicId::from_bytes(topic), Bucket::from_hours(u32::from_be_bytes(hours))))
+    Some((
+        TopicId::from_bytes(topic),
+        Bucket::from_hours(u32::from_be_bytes(hours)),
+    ))
 }
 
 impl std::fmt::Debug for Envelope {

@@ -63,10 +63,11 @@ impl RoutingKey {
     }
 }
 
-/// Tells whether `signature` over `message` was made with the topic's key (strict RFC 8032 check:
-/// keys of small order are refused).
-pub fn verify(topic: &TopicId, message: &[u8], signature: &[u8; 64]) -> bool {
-    VerifyingKey::from_bytes(topic.as_bytes()).is_ok_and(|key| {
+/// Tells whether `signature` over `message` was made with this key, a topic's or a member's.
+///
+/// The check is the strict one of RFC 8032: keys of small order are refused.
+pub fn verify(key: &[u8; 32], message: &[u8], signature: &[u8; 64]) -> bool {
+    VerifyingKey::from_bytes(key).is_ok_and(|key| {
         key.verify_strict(message, &Signature::from_bytes(signature))
             .is_ok()
     })

@@ -1,0 +1,315 @@
+//! What the server says, and what we make of it. Nothing of it is believed unchecked.
+
+use rand_core::RngCore;
+
+use super::{
+    Challenge, ClientLink,
+    track::{Phase, Pinned},
+};
+use crate::{
+    id::{EnvelopeId, TopicId},
+    mailbox::{
+        CloseReason, Frame, LinkId, Mailbox, News, Output, Refusal,
+        limit::{
+            BEHIND_WAIT, MAX_IDLE_ROUNDS, MAX_REFUSED, MAX_UNKEPT, PIN_RETRY, QUOTA_WAIT,
+            TAKEN_EVERY,
+        },
+        reconcile, send,
+        unverified::Unverified,
+    },
+    time::{Bucket, Span, Time},
+};
+
+impl Mailbox {
+    pub(in crate::mailbox) fn follow(
+        &mut self,
+        link: LinkId,
+        frame: Frame,
+        now: Time,
+        rng: &mut impl RngCore,
+        out: &mut Vec<Output>,
+    ) -> Result<(), CloseReason> {
+        let Some(server) = self.servers.get_mut(&link) else {
+            return Ok(());
+        };
+        server.waiting_since = None;
+        match (&frame, &server.challenge) {
+            (Frame::Challenge { .. }, Some(_)) => return Err(CloseReason::SecondChallenge),
+            (Frame::Challenge { .. }, None) | (_, Some(_)) => {}
+            (_, None) => return Err(CloseReason::BeforeChallenge),
+        }
+        match frame {
+            Frame::Challenge {
+                nonce,
+                now: server_now,
+                retention,
+            } => {
+                server.challenge = Some(Challenge {
+                    nonce,
+                    server_now,
+                    heard: now,
+                    retention,
+                });
+                for topic in self.watched.keys().copied().collect::<Vec<_>>() {
+                    self.ask_for_pin(link, topic, out);
+                }
+            }
+            Frame::Pinned { topic, until, from } => self.granted(link, &topic, until, from, now),
+            Frame::Reconciled { topic, message } => self.compared(link, topic, &message, now)?,
+            Frame::Deliver(bytes) => self.delivered(link, bytes, now, rng, out)?,
+            Frame::Push(bytes) => self.pushed(link, bytes, now, rng, out)?,
+            Frame::Stored { id, until } => self.acknowledged(link, id, until, out),
+            Frame::Behind { topic } => {
+                if let Some(track) = server.tracks.get_mut(&topic) {
+                    track.recheck.no_later_than(now.after(BEHIND_WAIT));
+                }
+            }
+            Frame::Refused { topic, id, why } => self.refused(link, topic, id, why, now, out)?,
+            Frame::Pin { .. }
+            | Frame::Unpin { .. }
+            | Frame::Put(_)
+            | Frame::Reconcile { .. }
+            | Frame::Fetch { .. }
+            | Frame::Taken { .. } => return Err(CloseReason::WrongSide),
+        }
+        Ok(())
+    }
+
+    fn granted(&mut self, link: LinkId, topic: &TopicId, until: Time, from: Bucket, now: Time) {
+        let Some(server) = self.servers.get_mut(&link) else {
+            return;
+        };
+        // By the server's clock: ours may be wrong.
+        let clock = server.challenge.map(|first| first.server_time(now));
+        let ours = self.policy.window(clock.unwrap_or(now));
+        if let Some(track) = server.tracks.get_mut(topic) {
+            track.grant(Pinned {
+                at: now,
+                until,
+                from: from.max(ours),
+            });
+        }
+    }
+
+    fn compared(
+        &mut self,
+        link: LinkId,
+        topic: TopicId,
+        message: &[u8],
+        now: Time,
+    ) -> Result<(), CloseReason> {
+        let Some(server) = self.servers.get_mut(&link) else {
+            return Ok(());
+        };
+        let Some(track) = server.tracks.get_mut(&topic) else {
+            return Ok(()); // Unwatched meanwhile.
+        };
+        let Some(pinned) = track.pinned.filter(|_| track.phase == Phase::Comparing) else {
+            return Ok(());
+        };
+        let mut found = reconcile::compare(self.index.window(&topic, pinned.from), message)
+            .map_err(|_| CloseReason::BadReconciliation)?;
+        let nothing = found.have.is_empty() && found.need.is_empty();
+        track.idle_rounds = if nothing { track.idle_rounds + 1 } else { 0 };
+        if track.idle_rounds > MAX_IDLE_ROUNDS {
+            return Err(CloseReason::Endless);
+        }
+        track.next = found.next;
+        track.need.extend(found.need);
+        if track.may_put(now) {
+            let unacked = &server.unacked;
+            let refused = &track.refused;
+            found
+                .have
+                .retain(|id| !unacked.contains_key(id) && !refused.contains(id));
+            for (bucket, id) in self.index.locate(&topic, &found.have) {
+                track.put_soon(bucket, id);
+            }
+        }
+        track.phase = Phase::Moving;
+        Ok(())
+    }
+
+    fn delivered(
+        &mut self,
+        link: LinkId,
+        bytes: Vec<u8>,
+        now: Time,
+        rng: &mut impl RngCore,
+        out: &mut Vec<Output>,
+    ) -> Result<(), CloseReason> {
+        let claimed = Unverified::read(bytes).map_err(|_| CloseReason::BadEnvelope)?;
+        let server = self.servers.get_mut(&link);
+        let fetch = server.and_then(|server| server.fetching.remove(&claimed.id));
+        if fetch.is_none_or(|fetch| fetch.topic != claimed.topic) {
+            return Err(CloseReason::Unrequested);
+        }
+        self.receive(link, claimed, now, rng, out)
+    }
+
+    fn pushed(
+        &mut self,
+        link: LinkId,
+        bytes: Vec<u8>,
+        now: Time,
+        rng: &mut impl RngCore,
+        out: &mut Vec<Output>,
+    ) -> Result<(), CloseReason> {
+        if let Some(server) = self.servers.get_mut(&link) {
+            server.pushed += 1;
+            if server.pushed - server.taken >= TAKEN_EVERY {
+                server.taken = server.pushed;
+                let total = server.taken;
+                send(link, &Frame::Taken { total }, out);
+            }
+        }
+        let claimed = Unverified::read(bytes).map_err(|_| CloseReason::BadEnvelope)?;
+        self.receive(link, claimed, now, rng, out)
+    }
+
+    /// Takes in an envelope from a server, whose honesty is not assumed.
+    fn receive(
+        &mut self,
+        link: LinkId,
+        claimed: Unverified,
+        now: Time,
+        rng: &mut impl RngCore,
+        out: &mut Vec<Output>,
+    ) -> Result<(), CloseReason> {
+        let (topic, bucket, id) = (claimed.topic, claimed.bucket, claimed.id);
+        // Unwatched while it was on its way, or from a sender that is newer than we are.
+        if !self.watched.contains_key(&topic) || !claimed.known_version {
+            return Ok(());
+        }
+        if let Some(entry) = self.index.find(&topic, bucket, &id) {
+            let made_here = entry.made_here;
+            self.seen_at_server(link, &topic, bucket, id, made_here, out);
+            return Ok(());
+        }
+        let envelope = claimed.verify().map_err(|_| CloseReason::BadEnvelope)?;
+        let news = News::new(&envelope, false, Some(link));
+        if self.take(envelope, news, now, out) {
+            self.spread(news, now, rng, out);
+        } else {
+            out.push(Output::Refused {
+                link: None,
+                topic,
+                id: Some(id),
+                why: Refusal::Full,
+            });
+        }
+        Ok(())
+    }
+
+    /// The server has sent us what we hold: so it holds it too.
+    fn seen_at_server(
+        &mut self,
+        link: LinkId,
+        topic: &TopicId,
+        bucket: Bucket,
+        id: EnvelopeId,
+        made_here: bool,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(server) = self.servers.get_mut(&link) else {
+            return;
+        };
+        let Some(track) = server.tracks.get_mut(topic) else {
+            return;
+        };
+        track.recheck.has(&id);
+        track.have.remove(&(bucket, id));
+        if let Some(pinned) = track.pinned
+            && made_here
+            && !server.unacked.contains_key(&id)
+        {
+            out.push(Output::Stored {
+                server: server.server.clone(),
+                id,
+                until: server.held_until(&pinned, bucket),
+            });
+        }
+    }
+
+    fn acknowledged(&mut self, link: LinkId, id: EnvelopeId, until: Time, out: &mut Vec<Output>) {
+        let Some(server) = self.servers.get_mut(&link) else {
+            return;
+        };
+        let Some(topic) = server.unacked.remove(&id) else {
+            return;
+        };
+        if let Some(track) = server.tracks.get_mut(&topic) {
+            track.recheck.has(&id);
+        }
+        out.push(Output::Stored {
+            server: server.server.clone(),
+            id,
+            until,
+        });
+    }
+
+    fn refused(
+        &mut self,
+        link: LinkId,
+        topic: TopicId,
+        id: Option<EnvelopeId>,
+        why: Refusal,
+        now: Time,
+        out: &mut Vec<Output>,
+    ) -> Result<(), CloseReason> {
+        let Some(server) = self.servers.get_mut(&link) else {
+            return Ok(());
+        };
+        let retry = now.after(match why {
+            Refusal::Quota { retry_after_ms } => {
+                Span::from_ms(retry_after_ms).clamp(QUOTA_WAIT.0, QUOTA_WAIT.1)
+            }
+            _ => PIN_RETRY,
+        });
+        let topic = match id {
+            None if server.tracks.contains_key(&topic) => {
+                server.suspend(&topic, retry);
+                topic
+            }
+            None => return Ok(()),
+            Some(id) => {
+                if let Some(topic) = server.unacked.remove(&id) {
+                    server.put_refused(&topic, id, why, retry);
+                    topic
+                } else if let Some(fetch) = server.fetching.remove(&id) {
+                    server.unkept += 1;
+                    if server.unkept > MAX_UNKEPT {
+                        return Err(CloseReason::Unkept);
+                    }
+                    fetch.topic
+                } else {
+                    return Ok(()); // Nothing that we asked for.
+                }
+            }
+        };
+        out.push(Output::Refused {
+            link: Some(link),
+            topic,
+            id,
+            why,
+        });
+        Ok(())
+    }
+}
+
+impl ClientLink {
+    /// Makes sure that a refused put is not tried again at once.
+    fn put_refused(&mut self, topic: &TopicId, id: EnvelopeId, why: Refusal, retry: Time) {
+        let Some(track) = self.tracks.get_mut(topic) else {
+            return;
+        };
+        match why {
+            Refusal::NotPinned => self.suspend(topic, retry),
+            Refusal::Quota { .. } | Refusal::Full => track.hold_off(retry),
+            _ if track.refused.len() < MAX_REFUSED => {
+                track.refused.insert(id);
+            }
+            _ => {}
+        }
+    }
+}

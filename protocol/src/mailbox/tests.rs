@@ -1,0 +1,9 @@
+//! The promises of the mailbox, tested on whole machines joined by an in-memory network.
+
+mod chaos;
+mod delivery;
+mod hostile;
+mod lifetime;
+mod net;
+mod scale;
+mod spec;
