@@ -46,6 +46,8 @@ pub struct Event {
     pub at: Time,
     /// The latest events that its author knew, sorted.
     pub parents: Vec<EventId>,
+    /// What its author said before it in this group; none for the first time.
+    pub previous: Option<EventId>,
     /// What it says.
     pub body: Body,
 }
@@ -111,6 +113,7 @@ struct Wire {
     order: u64,
     at: Time,
     parents: Vec<EventId>,
+    previous: Option<EventId>,
     kind: String,
     #[serde(with = "serde_bytes")]
     body: Vec<u8>,
@@ -186,6 +189,7 @@ impl Event {
             order: self.order,
             at: self.at,
             parents: self.parents.clone(),
+            previous: self.previous,
             kind: kind.to_owned(),
             body,
         };
@@ -196,7 +200,7 @@ impl Event {
     /// only what no version could have written is refused.
     pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
         let wire: Wire = codec::decode(bytes)?;
-        if wire.parents.len() > MAX_PARENTS || !wire.parents.is_sorted() {
+        if wire.parents.len() > MAX_PARENTS || !wire.parents.is_sorted_by(|a, b| a < b) {
             return Err(CodecError::Malformed);
         }
         let body = decode_body(&wire.kind, &wire.body).unwrap_or(Body::Newer { kind: wire.kind });
@@ -204,6 +208,7 @@ impl Event {
             order: wire.order,
             at: wire.at,
             parents: wire.parents,
+            previous: wire.previous,
             body,
         })
     }
@@ -275,6 +280,7 @@ mod tests {
             order: 3,
             at: Time::from_ms(7),
             parents: vec![EventId::from_bytes([1; 32])],
+            previous: Some(EventId::from_bytes([2; 32])),
             body,
         }
     }
@@ -310,6 +316,7 @@ mod tests {
             order: 1,
             at: Time::from_ms(1),
             parents: vec![],
+            previous: None,
             kind: "hug".into(),
             body: vec![1, 2, 3],
         };

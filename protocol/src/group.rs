@@ -21,7 +21,7 @@ use rand_core::CryptoRngCore;
 use self::{
     epoch::Opened,
     membership::{KnownInvite, Request},
-    note::Payload,
+    note::{Cut, Payload},
     record::GroupRecord,
 };
 pub(crate) use self::{
@@ -50,10 +50,29 @@ use crate::{
     view::{Entry, EntryKind},
 };
 
+#[cfg(test)]
+pub(crate) mod spec {
+    //! What the tests of SPEC.md need to see.
+
+    pub(crate) use super::{
+        epoch::{MlsSigner, RATCHET_WINDOW, credential, first_epoch},
+        membership::{INBOX_ANSWERED, MAX_INVITE_LIFE, MAX_REQUESTS, RANK_DELAY},
+        note::{Admitted, CommitNote, Cut, MessageNote, Payload},
+        policy::{MemberCard, capabilities},
+    };
+}
+
 /// How many epochs behind the tip keep their keys.
 pub const MAX_LIVE_EPOCHS: u64 = 32;
 /// How long an epoch keeps its keys after a commit ended it.
 pub const EPOCH_KEPT: Span = Span::DAY.times(7);
+/// How long an epoch further behind than [`MAX_LIVE_EPOCHS`] keeps its keys: who comes back after
+/// many commits gets them all at once, and the messages between them right after.
+pub const FAR_EPOCH_KEPT: Span = Span::DAY;
+/// What was written this long after its epoch had ended is sent again in the new one.
+pub const LATE_POST: Span = Span::HOUR.times(6);
+/// How long an envelope waits for a commit that has not arrived.
+pub const WAITING_KEPT: Span = Span::DAY.times(30);
 /// How many envelopes may wait for a commit that has not arrived.
 pub const MAX_WAITING: usize = 65_536;
 /// The highest Lamport number; later events share it and sort by time.
@@ -161,15 +180,15 @@ pub enum Verdict {
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) enum Status {
     Active,
-    /// The member asked to leave; the group goes once the request is in a mailbox.
+    /// The member asked to leave; the group goes once a mailbox holds what they had to say.
     Leaving {
-        envelope: EnvelopeId,
+        unconfirmed: Vec<EnvelopeId>,
         since: Time,
     },
 }
 
 /// A removal of this member, as the group recorded it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Removal {
     /// The steward who removed them.
     pub by: MemberId,
@@ -177,6 +196,12 @@ pub struct Removal {
     pub reason: Option<String>,
     /// The time on the steward's clock.
     pub at: Time,
+}
+
+impl std::fmt::Debug for Removal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Removal(by {:?}, redacted)", self.by)
+    }
 }
 
 /// One group of one member.
@@ -195,14 +220,18 @@ pub struct Group {
     /// Every id that some event names as its parent.
     parents: BTreeSet<EventId>,
     heads: BTreeSet<EventId>,
-    last_seqs: BTreeMap<MemberId, u64>,
+    /// The latest event of each author, by its Lamport number.
+    last_said: BTreeMap<MemberId, (u64, EventId)>,
     names: BTreeMap<MemberId, Name>,
+    /// Who asked to leave, and when this node learned of it.
+    leavers: BTreeMap<MemberId, Time>,
     /// The envelopes of what this member said.
     sent: BTreeMap<EnvelopeId, EventId>,
     invites: BTreeMap<InviteId, KnownInvite>,
-    revoked: BTreeSet<InviteId>,
+    /// Which invite each revocation took back.
+    revoked: BTreeMap<EventId, InviteId>,
     requests: BTreeMap<JoinId, Request>,
-    waiting: BTreeMap<EpochId, BTreeSet<EnvelopeId>>,
+    waiting: BTreeMap<EpochId, BTreeMap<EnvelopeId, Time>>,
     waiting_len: usize,
 }
 
@@ -255,11 +284,12 @@ impl Group {
             events: BTreeMap::new(),
             parents: BTreeSet::new(),
             heads: BTreeSet::new(),
-            last_seqs: BTreeMap::new(),
+            last_said: BTreeMap::new(),
             names: BTreeMap::new(),
+            leavers: BTreeMap::new(),
             sent: BTreeMap::new(),
             invites: BTreeMap::new(),
-            revoked: BTreeSet::new(),
+            revoked: BTreeMap::new(),
             requests: BTreeMap::new(),
             waiting: BTreeMap::new(),
             waiting_len: 0,
@@ -302,21 +332,16 @@ impl Group {
                 .rev()
                 .copied()
                 .collect(),
+            previous: self.last_said.get(&self.me()).map(|(_, id)| *id),
             body,
         };
         let content = event.encode().map_err(|_| GroupError::Ours)?;
-        let seq = self.next_seq(context)?;
-        let tip = self.tip_epoch()?;
-        let epoch = tip.id;
-        let mls = tip.encrypt(&self.id, &self.key, seq, &content)?;
-        self.persist_ratchet(&epoch, context)?;
+        let (seq, envelope) = self.encrypt(&content, context)?;
         let id = EventId::of(&self.me(), &content);
-        let routing = self.tip_epoch()?.meta.routing.clone();
-        let envelope = self.seal(&routing, &Payload::Message { epoch, mls }, context)?;
         let signed = SignedEvent {
             id,
             author: self.me(),
-            epoch,
+            epoch: self.tip,
             seq,
             event,
         };
@@ -324,6 +349,73 @@ impl Group {
         let envelope_id = envelope.id();
         context.out.push(Output::Keep(envelope));
         Ok((id, envelope_id))
+    }
+
+    /// Encrypts content for everybody in the tip's epoch.
+    fn encrypt(
+        &mut self,
+        content: &[u8],
+        context: &mut Context<'_>,
+    ) -> Result<(u64, Envelope), GroupError> {
+        let seq = self.next_seq(context)?;
+        let tip = self.tip_epoch()?;
+        let epoch = tip.id;
+        let mls = tip.encrypt(&self.id, &self.key, seq, content)?;
+        self.persist_ratchet(&epoch, context)?;
+        let routing = self.tip_epoch()?.meta.routing.clone();
+        let envelope = self.seal(&routing, &Payload::Message { epoch, mls }, context)?;
+        Ok((seq, envelope))
+    }
+
+    /// Sends again, in the new tip, what this member posted long after its epoch had ended: others
+    /// may no longer have its keys. Whoever has it already knows it by its id. What was written
+    /// before the epoch ended is not sent again: it was not meant for those who came in since.
+    fn send_again(&mut self, before: EpochId, context: &mut Context<'_>) -> Result<(), GroupError> {
+        if self.tip == before || self.check_in().is_err() {
+            return Ok(());
+        }
+        let path = self.path();
+        let mut ended: BTreeMap<EpochId, Time> = BTreeMap::new();
+        for pair in path.windows(2) {
+            let end = self
+                .epochs
+                .get(&pair[1])
+                .and_then(|next| next.meta.note.as_ref());
+            ended.extend(end.map(|note| (pair[0], note.at)));
+        }
+        let me = self.me();
+        let missed = |stored: &&StoredEvent| {
+            let SignedEvent { author, event, .. } = &stored.signed;
+            let end = ended.get(&stored.sent_in);
+            *author == me
+                && stored.sent_in == before
+                && matches!(event.body, Body::Post { .. })
+                && end.is_some_and(|end| event.at > end.after(LATE_POST))
+        };
+        let events = self.events.values().filter(missed);
+        let missed: Vec<EventId> = events.map(|stored| stored.signed.id).collect();
+        for id in missed {
+            let stored = self.events.get(&id).ok_or(GroupError::Ours)?;
+            let content = stored.signed.event.encode().map_err(|_| GroupError::Ours)?;
+            let (_, envelope) = self.encrypt(&content, context)?;
+            let tip = self.tip;
+            if let Some(stored) = self.events.get_mut(&id) {
+                stored.envelope = envelope.id();
+                stored.sent_in = tip;
+            }
+            self.sent.insert(envelope.id(), id);
+            self.persist_event(&id, context)?;
+            context.out.push(Output::Keep(envelope));
+        }
+        Ok(())
+    }
+
+    fn persist_event(&self, id: &EventId, context: &mut Context<'_>) -> Result<(), GroupError> {
+        let stored = self.events.get(id).ok_or(GroupError::Ours)?;
+        let content = stored.signed.event.encode().map_err(|_| GroupError::Ours)?;
+        let key = [self.id.as_bytes().as_slice(), id.as_bytes()].concat();
+        context.persist(Kind::Event, &key, Some(stored.encode(&content)?));
+        Ok(())
     }
 
     // What arrives.
@@ -346,7 +438,7 @@ impl Group {
         let payload: Payload = codec::decode(&content).map_err(|_| GroupError::Malformed)?;
         let needs = payload.needs();
         if !self.epochs.contains_key(&needs) {
-            return Ok(self.wait_for(needs, envelope.id(), context));
+            return Ok(self.wait_for(needs, envelope, context));
         }
         let verdict = match payload {
             Payload::Message { epoch, mls } => {
@@ -407,22 +499,39 @@ impl Group {
         }
         let node = self.epochs.get(&parent).ok_or(GroupError::Ours)?;
         let child = node.follow(&self.id, mls, context.now)?;
+        let before = self.tip;
         self.add_epoch(child, context)?;
+        self.send_again(before, context)?;
         Ok(Verdict::Accepted)
     }
 
     fn wait_for(
         &mut self,
         epoch: EpochId,
-        envelope: EnvelopeId,
+        envelope: &Envelope,
         context: &mut Context<'_>,
     ) -> Verdict {
-        if self.waiting_len < MAX_WAITING && self.waiting.entry(epoch).or_default().insert(envelope)
+        let begun = self.epochs.get(&self.root).map(|root| root.meta.made);
+        let old = envelope.bucket().start().after(Span::DAY);
+        if begun.is_some_and(|begun| old < begun) {
+            // From before this member came in: never theirs to read.
+            return Verdict::Rejected(GroupError::EpochClosed);
+        }
+        let (envelope, since) = (envelope.id(), context.now);
+        let room = self.waiting_len < MAX_WAITING;
+        if room
+            && self
+                .waiting
+                .entry(epoch)
+                .or_default()
+                .insert(envelope, since)
+                .is_none()
         {
             self.waiting_len += 1;
             let record = Waiting {
                 group: self.id,
                 epoch,
+                since,
             };
             if let Ok(value) = codec::encode(&record) {
                 context.persist(Kind::Waiting, envelope.as_bytes(), Some(value.into()));
@@ -441,11 +550,10 @@ impl Group {
     ) -> Result<(), GroupError> {
         let id = signed.id;
         let shown = matches!(signed.event.body, Body::Post { .. } | Body::Newer { .. });
-        let reach = match &signed.event.body {
-            Body::Address { addresses } if signed.author != self.me() => Some(addresses.clone()),
-            _ => None,
-        };
+        let opens_inbox = matches!(signed.event.body, Body::Invite { .. });
+        let reach = self.reach(&signed);
         let stored = StoredEvent {
+            sent_in: signed.epoch,
             signed,
             envelope,
             received: context.now,
@@ -456,15 +564,51 @@ impl Group {
             Some(stored.encode(content)?),
         );
         self.index_event(stored);
-        context.out.extend(reach.map(Output::Reach));
+        context.out.extend(reach);
         if shown {
             context.notify(Notice::Entry {
                 group: self.id,
                 entry: id,
             });
         }
-        self.watch_inboxes(context);
+        if opens_inbox {
+            context.out.push(Output::Watching);
+        }
         Ok(())
+    }
+
+    /// Where another member says that they can be reached directly, if that is what they say.
+    fn reach(&self, signed: &SignedEvent) -> Option<Output> {
+        match &signed.event.body {
+            Body::Address { addresses } if signed.author != self.me() => Some(Output::Reach {
+                group: self.id,
+                member: signed.author,
+                addresses: addresses.clone(),
+            }),
+            _ => None,
+        }
+    }
+
+    /// Where the members who are in the group said last that they can be reached directly.
+    pub(crate) fn reachable(&self) -> Vec<Output> {
+        let mut latest: BTreeMap<MemberId, &SignedEvent> = BTreeMap::new();
+        for signed in self.events.values().map(|stored| &stored.signed) {
+            let newer = |known: &&SignedEvent| known.event.order < signed.event.order;
+            let in_group = self
+                .roster()
+                .iter()
+                .any(|member| member.id == signed.author);
+            if in_group && matches!(signed.event.body, Body::Address { .. }) {
+                let known = latest.entry(signed.author).or_insert(signed);
+                if newer(known) {
+                    *known = signed;
+                }
+            }
+        }
+        latest
+            .into_values()
+            .filter_map(|signed| self.reach(signed))
+            .collect()
     }
 
     fn index_event(&mut self, stored: StoredEvent) {
@@ -472,12 +616,13 @@ impl Group {
             id,
             author,
             epoch,
-            seq,
             ref event,
+            ..
         } = stored.signed;
         self.order = self.order.max(event.order);
-        let last = self.last_seqs.entry(author).or_default();
-        *last = (*last).max(seq);
+        let said = (event.order, id);
+        let last = self.last_said.entry(author).or_insert(said);
+        *last = (*last).max(said);
         for parent in &event.parents {
             self.parents.insert(*parent);
             self.heads.remove(parent);
@@ -485,10 +630,13 @@ impl Group {
         if !self.parents.contains(&id) {
             self.heads.insert(id);
         }
+        if event.body == Body::Leave {
+            self.leavers.entry(author).or_insert(stored.received);
+        }
         if author == self.me() {
             self.sent.insert(stored.envelope, id);
         }
-        self.index_invite(&author, &epoch, &event.body);
+        self.index_invite(&id, &author, &epoch, &event.body);
         self.events.insert(id, stored);
     }
 
@@ -504,14 +652,11 @@ impl Group {
         self.index_epoch(epoch);
         self.choose_tip();
         self.drop_old_keys(context)?;
-        for routing in self.routings() {
-            context.out.push(Output::Watch(routing));
-        }
-        self.watch_inboxes(context);
+        context.out.push(Output::Watching);
         context.notify(Notice::Group { group: self.id });
         if let Some(envelopes) = self.waiting.remove(&id) {
             self.waiting_len -= envelopes.len();
-            for envelope in envelopes {
+            for envelope in envelopes.into_keys() {
                 context.persist(Kind::Waiting, envelope.as_bytes(), None);
                 context.out.push(Output::Reopen(envelope));
             }
@@ -524,10 +669,6 @@ impl Group {
         self.order = self.order.max(meta.order);
         for member in &meta.roster {
             self.names.insert(member.id, member.name.clone());
-        }
-        if let Some(note) = &meta.note {
-            let last = self.last_seqs.entry(meta.committer).or_default();
-            *last = (*last).max(note.seq);
         }
         self.epochs.insert(epoch.id, epoch);
     }
@@ -561,7 +702,7 @@ impl Group {
 
     /// Drops the keys of epochs that ended long ago. Each bound weighs late messages, which need
     /// the keys, against what a thief of the device could read with them.
-    fn drop_old_keys(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
+    pub(crate) fn drop_old_keys(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
         let tip_depth = self.tip_epoch()?.meta.depth;
         let mut ended: BTreeMap<EpochId, Time> = BTreeMap::new();
         for epoch in self.epochs.values() {
@@ -576,11 +717,10 @@ impl Group {
             .values_mut()
             .filter(|epoch| epoch.id != tip && epoch.storage.is_some())
         {
-            let Some(end) = ended.get(&epoch.id) else {
-                continue;
-            };
+            let end = *ended.get(&epoch.id).unwrap_or(&epoch.meta.made);
             let far = epoch.meta.depth.saturating_add(MAX_LIVE_EPOCHS) < tip_depth;
-            if far || end.after(EPOCH_KEPT) < context.now {
+            let kept = if far { FAR_EPOCH_KEPT } else { EPOCH_KEPT };
+            if end.after(kept) < context.now {
                 epoch.storage = None;
                 let (record, _) = epoch.record(&self.id)?;
                 context.persist(Kind::Epoch, epoch.id.as_bytes(), Some(record));
@@ -609,12 +749,12 @@ impl Group {
     }
 
     fn next_order(&self) -> u64 {
-        (self.order + 1).min(MAX_ORDER)
+        self.order.saturating_add(1).min(MAX_ORDER)
     }
 
     fn record(&self) -> Result<zeroize::Zeroizing<Vec<u8>>, GroupError> {
         GroupRecord {
-            salt: self.salt.clone(),
+            salt: self.salt,
             status: self.status.clone(),
             seq: self.seq,
             root: self.root,
@@ -663,6 +803,32 @@ impl Group {
             }
         }
         routings
+    }
+
+    /// Forgets this member's numbers and events, as a program that cheats would.
+    #[cfg(test)]
+    pub(crate) fn forget_what_was_said(&mut self) {
+        let me = self.me();
+        self.seq = 0;
+        let first = self
+            .events
+            .values()
+            .map(|stored| &stored.signed)
+            .find(|signed| signed.author == me);
+        let previous = first.and_then(|signed| signed.event.previous);
+        match previous {
+            Some(id) => self.last_said.insert(me, (0, id)),
+            None => self.last_said.remove(&me),
+        };
+    }
+
+    /// How many epochs have their keys.
+    #[cfg(test)]
+    pub(crate) fn live_epochs(&self) -> usize {
+        self.epochs
+            .values()
+            .filter(|epoch| epoch.storage.is_some())
+            .count()
     }
 
     // What a member can see.
@@ -733,6 +899,42 @@ impl Group {
         self.sent.get(envelope).copied()
     }
 
+    /// One line of the timeline that somebody said.
+    pub fn entry(&self, event: &EventId) -> Option<Entry> {
+        let signed = &self.events.get(event)?.signed;
+        self.counted()
+            .has(signed)
+            .then(|| Entry::of_event(signed))?
+    }
+
+    /// Which events count. Of a member who was taken out: the last one that the removal names,
+    /// and what it follows. So nothing that they send later, in whatever order it arrives or
+    /// whatever it claims, is shown to anybody.
+    fn counted(&self) -> Counted {
+        let mut cut: BTreeMap<MemberId, BTreeSet<EventId>> = BTreeMap::new();
+        let path = self.path();
+        let notes = path
+            .iter()
+            .filter_map(|id| self.epochs.get(id)?.meta.note.as_ref());
+        for Cut { member, last } in notes.flat_map(|note| &note.cuts) {
+            if cut.contains_key(member) {
+                continue;
+            }
+            let mut kept = BTreeSet::new();
+            let mut next = *last;
+            while let Some(id) = next.filter(|id| !kept.contains(id)) {
+                let said = self
+                    .events
+                    .get(&id)
+                    .filter(|stored| stored.signed.author == *member);
+                kept.insert(id);
+                next = said.and_then(|stored| stored.signed.event.previous);
+            }
+            cut.insert(*member, kept);
+        }
+        Counted(cut)
+    }
+
     /// The timeline, oldest first: a pure function of the events and commits that are known.
     pub fn entries(&self) -> Vec<Entry> {
         let path: Vec<&Epoch> = self
@@ -740,23 +942,12 @@ impl Group {
             .iter()
             .filter_map(|id| self.epochs.get(id))
             .collect();
-        let mut cuts: BTreeMap<MemberId, u64> = BTreeMap::new();
-        for cut in path
-            .iter()
-            .filter_map(|epoch| epoch.meta.note.as_ref())
-            .flat_map(|note| &note.cuts)
-        {
-            cuts.insert(cut.member, cut.last_seq);
-        }
-        let counts = |signed: &SignedEvent| {
-            cuts.get(&signed.author)
-                .is_none_or(|last| signed.seq <= *last)
-        };
+        let counted = self.counted();
         let said: Vec<&SignedEvent> = self
             .events
             .values()
             .map(|stored| &stored.signed)
-            .filter(|signed| counts(signed))
+            .filter(|signed| counted.has(signed))
             .collect();
         let left: BTreeSet<MemberId> = said
             .iter()
@@ -799,6 +990,17 @@ impl Group {
             entry(member, kind)
         });
         joined.chain(removed).collect()
+    }
+}
+
+/// For each member who was taken out, the events that count.
+struct Counted(BTreeMap<MemberId, BTreeSet<EventId>>);
+
+impl Counted {
+    fn has(&self, signed: &SignedEvent) -> bool {
+        self.0
+            .get(&signed.author)
+            .is_none_or(|kept| kept.contains(&signed.id))
     }
 }
 

@@ -105,7 +105,7 @@ id!(
     16
 );
 id!(
-    /// A request to join: chosen at random by the newcomer's node.
+    /// A request to join: the first half of SHA-256 of its KeyPackage.
     JoinId,
     16
 );
@@ -131,6 +131,16 @@ impl EventId {
         hash.update(author.as_bytes());
         hash.update(event);
         Self(hash.finalize().into())
+    }
+}
+
+impl JoinId {
+    /// Names the request that holds this KeyPackage: nobody else can make another of that name.
+    pub fn of(key_package: &[u8]) -> Self {
+        let digest: [u8; 32] = Sha256::digest(key_package).into();
+        let mut id = [0; 16];
+        id.copy_from_slice(&digest[..16]);
+        Self(id)
     }
 }
 

@@ -49,6 +49,7 @@ pub enum IdentityError {
 }
 
 /// The one secret of a person: 32 random bytes from which every pseudonym is derived.
+#[derive(Clone)]
 pub struct RootSeed(Box<Zeroizing<[u8; 32]>>);
 
 impl RootSeed {

@@ -18,9 +18,10 @@ use zeroize::Zeroizing;
 use crate::{
     codec,
     event::{InviteSeed, MAX_ADDRESS_LEN, MAX_ADDRESSES},
-    id::{EpochId, InviteId, JoinId},
+    id::{EpochId, InviteId, JoinId, MemberId},
+    identity::PseudonymKey,
     time::Time,
-    topic::{RoutingSecret, derive},
+    topic::{self, RoutingSecret, derive},
 };
 
 const SCHEME: &str = "kith:";
@@ -28,6 +29,7 @@ const CHECKSUM_LEN: usize = 4;
 const MAX_LINK_LEN: usize = 4096;
 const HPKE_INFO: &[u8] = b"kith join v1";
 const REPLY_LABEL: &[u8] = b"kith reply v1";
+const WELCOME_LABEL: &[u8] = b"kith welcome note v1";
 
 /// Says why a text is not an invite link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -107,7 +109,6 @@ pub(crate) enum Reply {
     #[serde(rename = "welcome")]
     Welcome {
         join: JoinId,
-        epoch: EpochId,
         #[serde(with = "serde_bytes")]
         welcome: Vec<u8>,
         /// [`WelcomeNote`] under a key that only members of the new epoch can derive.
@@ -119,11 +120,54 @@ pub(crate) enum Reply {
     Refusal { join: JoinId, why: Refusal },
 }
 
-/// What a newcomer learns besides the MLS Welcome.
+/// What a newcomer learns besides the MLS Welcome, signed by the steward who made it: any member
+/// could replay the Welcome, none can change what goes with it.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct WelcomeNote {
+    pub join: JoinId,
+    pub epoch: EpochId,
     pub routing: RoutingSecret,
     pub order: u64,
+    #[serde(with = "serde_bytes")]
+    signature: [u8; 64],
+}
+
+impl WelcomeNote {
+    pub(crate) fn sign(
+        join: JoinId,
+        epoch: EpochId,
+        routing: RoutingSecret,
+        order: u64,
+        key: &PseudonymKey,
+    ) -> Result<Self, codec::CodecError> {
+        let signature = key.sign(&Self::message(&join, &epoch, &routing, order)?);
+        Ok(Self {
+            join,
+            epoch,
+            routing,
+            order,
+            signature,
+        })
+    }
+
+    /// Tells whether this steward signed the note.
+    pub(crate) fn is_by(&self, steward: &MemberId) -> bool {
+        let message = Self::message(&self.join, &self.epoch, &self.routing, self.order);
+        message.is_ok_and(|message| topic::verify(steward.as_bytes(), &message, &self.signature))
+    }
+
+    fn message(
+        join: &JoinId,
+        epoch: &EpochId,
+        routing: &RoutingSecret,
+        order: u64,
+    ) -> Result<Vec<u8>, codec::CodecError> {
+        Ok([
+            WELCOME_LABEL,
+            &codec::encode(&(join, epoch, routing, order))?,
+        ]
+        .concat())
+    }
 }
 
 /// Why a newcomer was not admitted.

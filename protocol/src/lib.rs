@@ -12,6 +12,7 @@
 //!   notices out.
 //! - [`group`]: one group: its epoch tree on MLS, its members, its events; [`view`] is what it shows.
 //! - [`event`], [`invite`]: what members say, and how newcomers come in.
+//! - [`mailbox`]: how envelopes wait for those who are away.
 //! - [`envelope`], [`topic`]: what travels, and who may send where.
 //! - [`identity`], [`vault`]: who a member is, and how a device keeps it.
 //! - [`id`], [`name`], [`time`], [`codec`]: the small types beneath.
@@ -28,8 +29,11 @@ pub mod group;
 pub mod id;
 pub mod identity;
 pub mod invite;
+pub mod mailbox;
 pub mod name;
 pub mod profile;
+#[cfg(test)]
+mod spec;
 pub mod time;
 pub mod topic;
 pub mod vault;

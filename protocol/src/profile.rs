@@ -5,7 +5,10 @@
 //! [`Output::Persist`] before what relies on it; the caller makes all records of one call durable
 //! together, and only then sends, replies or notifies.
 
-use std::collections::{BTreeMap, BTreeSet};
+#[cfg(test)]
+mod hostile;
+
+use std::collections::BTreeMap;
 
 use rand_core::CryptoRngCore;
 use serde::{Deserialize, Serialize};
@@ -55,7 +58,6 @@ pub enum Input {
 }
 
 /// What a person can ask for.
-#[derive(Debug)]
 pub enum Command {
     /// Founds a group.
     CreateGroup {
@@ -118,7 +120,6 @@ pub enum Command {
 }
 
 /// What the caller has to do, in this order.
-#[derive(Debug)]
 #[must_use]
 pub enum Output {
     /// Keep (or, without a value, delete) a record.
@@ -132,18 +133,56 @@ pub enum Output {
     },
     /// Keep this envelope and bring it to all mailboxes of its topic.
     Keep(Envelope),
-    /// Listen to this topic from now on.
-    Watch(RoutingSecret),
+    /// The topics to listen to, or their community nodes, have changed: see [`Profile::watched`].
+    /// Later outputs rely on the new ones.
+    Watching,
     /// Hand in this stored envelope again.
     Reopen(EnvelopeId),
-    /// Members can be reached directly at these addresses.
-    Reach(Vec<String>),
+    /// A member of this group can be reached directly at these addresses.
+    Reach {
+        /// The group.
+        group: GroupId,
+        /// Who says so.
+        member: MemberId,
+        /// Multiaddrs with a peer id; those that they gave before no longer count.
+        addresses: Vec<String>,
+    },
     /// Something that the person may want to see has changed.
     Notify(Notice),
     /// Hand in [`Input::Tick`] at this time.
     Timer(Time),
     /// The outcome of the command; exactly one, the last output.
     Done(Result<Outcome, Error>),
+}
+
+impl std::fmt::Debug for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::CreateGroup { .. } => "CreateGroup(redacted)",
+            Self::Leave { .. } => "Leave",
+            Self::Post { .. } => "Post(redacted)",
+            Self::NewInvite { .. } => "NewInvite",
+            Self::RevokeInvite { .. } => "RevokeInvite",
+            Self::Join { .. } => "Join(redacted)",
+            Self::Remove { .. } => "Remove(redacted)",
+            Self::Announce { .. } => "Announce(redacted)",
+        })
+    }
+}
+
+impl std::fmt::Debug for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Persist { kind, .. } => write!(f, "Persist({kind:?}, redacted)"),
+            Self::Keep(envelope) => write!(f, "Keep({envelope:?})"),
+            Self::Watching => f.write_str("Watching"),
+            Self::Reopen(id) => write!(f, "Reopen({id:?})"),
+            Self::Reach { .. } => f.write_str("Reach(redacted)"),
+            Self::Notify(notice) => write!(f, "Notify({notice:?})"),
+            Self::Timer(at) => write!(f, "Timer({at:?})"),
+            Self::Done(outcome) => write!(f, "Done({outcome:?})"),
+        }
+    }
 }
 
 /// What a record is; also the first byte of its key in the store.
@@ -258,6 +297,17 @@ pub struct Join {
     candidate: EpochStorage,
 }
 
+/// A topic that a profile listens to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Watched {
+    /// Its secret.
+    pub routing: RoutingSecret,
+    /// The group whose messages it carries; none for an invite's inbox.
+    pub group: Option<GroupId>,
+    /// Multiaddrs of the community nodes that store it: no other may learn of it.
+    pub community: Vec<String>,
+}
+
 /// All groups of one person.
 #[derive(Debug)]
 pub struct Profile {
@@ -342,7 +392,8 @@ impl Profile {
             sound
         });
         profile.rebuild_topics(now);
-        out.extend(profile.watched(now).into_iter().map(Output::Watch));
+        out.push(Output::Watching);
+        out.extend(profile.groups.values().flat_map(Group::reachable));
         (profile, out, damaged)
     }
 
@@ -356,21 +407,20 @@ impl Profile {
         match input {
             Input::Command(command) => {
                 let outcome = self.command(command, &mut context);
-                self.learn_topics(
-                    &context.out.iter().filter_map(watched).collect::<Vec<_>>(),
-                    now,
-                );
                 context.out.push(Output::Done(outcome));
             }
             Input::Envelope(envelope) => {
                 self.receive(&envelope, &mut context);
-                self.learn_topics(
-                    &context.out.iter().filter_map(watched).collect::<Vec<_>>(),
-                    now,
-                );
             }
             Input::Stored { envelope } => self.stored(&envelope, &mut context),
             Input::Tick => self.tick(&mut context),
+        }
+        if context
+            .out
+            .iter()
+            .any(|output| matches!(output, Output::Watching))
+        {
+            self.rebuild_topics(now);
         }
         context.out
     }
@@ -413,12 +463,13 @@ impl Profile {
                     .values_mut()
                     .filter(|group| group.removal().is_none() && !group.is_leaving())
                 {
-                    group.say(
+                    // One group that cannot be told does not keep the others from it.
+                    let _ = group.say(
                         Body::Address {
                             addresses: self.announced.clone(),
                         },
                         context,
-                    )?;
+                    );
                 }
                 Ok(Outcome::Done)
             }
@@ -494,17 +545,16 @@ impl Profile {
         {
             return Ok(Outcome::Asked(*id)); // The same request again: it is under way.
         }
-        if self.groups.len() >= MAX_GROUPS || self.joins.len() >= MAX_JOINS {
+        let under_way = self.joins.values().filter(|join| waiting(join)).count();
+        if self.groups.len() + under_way >= MAX_GROUPS || self.joins.len() >= MAX_JOINS {
             return Err(Error::Full);
         }
-        let mut id = [0; JoinId::LEN];
-        context.rng.fill_bytes(&mut id);
-        let id = JoinId::from_bytes(id);
         let salt = PseudonymSalt::generate(&mut context.rng);
         let Candidate {
             key_package,
             storage,
         } = Candidate::new(&self.seed.pseudonym(&salt), name.clone())?;
+        let id = JoinId::of(&key_package);
         let request = link
             .seal_request(&id, &key_package)
             .ok_or(GroupError::Ours)?;
@@ -527,10 +577,9 @@ impl Profile {
             candidate: storage,
         };
         join.persist(&id, context)?;
-        context.out.push(Output::Watch(join.link.inbox.clone()));
-        context.out.push(Output::Reach(join.link.community.clone()));
-        context.out.push(Output::Keep(envelope));
         self.joins.insert(id, join);
+        context.out.push(Output::Watching);
+        context.out.push(Output::Keep(envelope));
         Ok(Outcome::Asked(id))
     }
 
@@ -572,12 +621,11 @@ impl Profile {
             }
             Some(Reply::Welcome {
                 join,
-                epoch,
                 welcome,
                 note,
             }) if join == id => {
                 // A Welcome that does not open is not ours to act on: the right one may follow.
-                if let Ok(group) = self.come_in(id, epoch, &welcome, note, context) {
+                if let Ok(group) = self.come_in(id, &welcome, note, context) {
                     self.settle(id, JoinState::Joined(group), context);
                 }
             }
@@ -588,7 +636,6 @@ impl Profile {
     fn come_in(
         &mut self,
         id: JoinId,
-        epoch: EpochId,
         welcome: &[u8],
         note: Vec<u8>,
         context: &mut Context<'_>,
@@ -599,11 +646,10 @@ impl Profile {
         let open_note = |secret: &RoutingSecret| {
             let content = Zeroizing::new(Envelope::parse(note).ok()?.open(&secret.key()).ok()?);
             let note: WelcomeNote = codec::decode(&content).ok()?;
-            Some((note.routing, note.order))
+            (note.join == id).then_some(note)
         };
         let (group, first) = join(
             &request.candidate,
-            epoch,
             &key.public(),
             welcome,
             open_note,
@@ -645,11 +691,13 @@ impl Profile {
         {
             join.stored = true;
         }
-        let left = self
-            .groups
-            .values()
-            .find(|group| group.farewell().is_some_and(|(id, _)| id == *envelope));
-        if let Some(id) = left.map(Group::id) {
+        let mut gone = None;
+        for group in self.groups.values_mut() {
+            if group.farewell_stored(envelope, context).unwrap_or(false) {
+                gone = Some(group.id());
+            }
+        }
+        if let Some(id) = gone {
             self.forget_group(&id, context);
         }
     }
@@ -659,11 +707,13 @@ impl Profile {
         for group in self.groups.values_mut() {
             // A duty that fails now is tried again at the next tick.
             let _ = group.fulfil_duties(context);
+            let _ = group.drop_old_keys(context);
+            group.expire_waiting(context);
         }
         let waited = |group: &&Group| {
             group
-                .farewell()
-                .is_some_and(|(_, since)| since.after(FAREWELL_WAITS) < now)
+                .leaving_since()
+                .is_some_and(|since| since.after(FAREWELL_WAITS) < now)
         };
         let gone: Vec<GroupId> = self.groups.values().filter(waited).map(Group::id).collect();
         for id in gone {
@@ -690,12 +740,6 @@ impl Profile {
         self.rebuild_topics(now);
     }
 
-    fn learn_topics(&mut self, watched: &[TopicId], now: Time) {
-        if watched.iter().any(|topic| !self.topics.contains_key(topic)) {
-            self.rebuild_topics(now);
-        }
-    }
-
     fn rebuild_topics(&mut self, now: Time) {
         self.topics.clear();
         for (id, join) in &self.joins {
@@ -716,35 +760,41 @@ impl Profile {
         }
     }
 
-    /// The routing secrets of every topic that the profile listens to now.
-    pub fn watched(&self, now: Time) -> Vec<RoutingSecret> {
-        let joins = self
+    /// Every topic that the profile listens to now, with the community nodes that may know of it.
+    pub fn watched(&self, now: Time) -> Vec<Watched> {
+        let mut watched = Vec::new();
+        for join in self
             .joins
             .values()
-            .filter(|join| join.state == JoinState::Waiting);
-        let mut watched: Vec<RoutingSecret> = joins.map(|join| join.link.inbox.clone()).collect();
+            .filter(|join| join.state == JoinState::Waiting)
+        {
+            watched.push(Watched {
+                routing: join.link.inbox.clone(),
+                group: None,
+                community: join.link.community.clone(),
+            });
+        }
         for group in self.groups.values() {
-            watched.extend(group.routings());
-            watched.extend(group.inboxes(now));
+            let community = group
+                .policy()
+                .map(|policy| policy.community.clone())
+                .unwrap_or_default();
+            for routing in group.routings() {
+                watched.push(Watched {
+                    routing,
+                    group: Some(group.id()),
+                    community: community.clone(),
+                });
+            }
+            for routing in group.inboxes(now) {
+                watched.push(Watched {
+                    routing,
+                    group: None,
+                    community: community.clone(),
+                });
+            }
         }
         watched
-    }
-
-    /// The community nodes that the profile's groups and waiting requests name.
-    pub fn community(&self) -> BTreeSet<String> {
-        let groups = self
-            .groups
-            .values()
-            .filter_map(Group::policy)
-            .flat_map(|policy| &policy.community);
-        let waiting = self
-            .joins
-            .values()
-            .filter(|join| join.state == JoinState::Waiting);
-        groups
-            .chain(waiting.flat_map(|join| &join.link.community))
-            .cloned()
-            .collect()
     }
 
     /// The groups, but for those that the member has left.
@@ -801,7 +851,7 @@ impl Profile {
         let waiting: Waiting = codec::decode(record).map_err(|_| GroupError::Ours)?;
         if !self
             .group_mut(&waiting.group)?
-            .restore_waiting(envelope, waiting.epoch)
+            .restore_waiting(envelope, waiting)
         {
             out.push(Output::Persist {
                 kind: Kind::Waiting,
@@ -845,13 +895,6 @@ impl Join {
         };
         context.persist(Kind::Join, id.as_bytes(), Some(record.encode()?));
         Ok(())
-    }
-}
-
-fn watched(output: &Output) -> Option<TopicId> {
-    match output {
-        Output::Watch(routing) => Some(routing.key().topic()),
-        _ => None,
     }
 }
 

@@ -5,8 +5,8 @@
 //! concurrent commits simply give a parent several children.
 
 use openmls::prelude::{
-    BasicCredential, Ciphersuite, CredentialWithKey, GroupId as MlsGroupId, KeyPackage,
-    KeyPackageIn, LeafNode, LeafNodeIndex, Lifetime, MlsGroup, MlsGroupCreateConfig,
+    BasicCredential, Ciphersuite, ContentType, CredentialWithKey, GroupId as MlsGroupId,
+    KeyPackage, KeyPackageIn, LeafNode, LeafNodeIndex, Lifetime, MlsGroup, MlsGroupCreateConfig,
     MlsGroupJoinConfig, MlsMessageBodyIn, MlsMessageIn, MlsMessageOut, OpenMlsProvider,
     PURE_CIPHERTEXT_WIRE_FORMAT_POLICY, ProcessedMessageContent, Proposal, ProtocolVersion, Sender,
     SenderRatchetConfiguration, StagedCommit, StagedWelcome,
@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::{
-    GroupError,
+    GroupError, MAX_ORDER,
     note::{Class, CommitNote, MessageNote},
     policy::{GroupPolicy, MemberCard, capabilities},
     storage::EpochStorage,
@@ -29,6 +29,7 @@ use crate::{
     codec,
     id::{EpochId, GroupId, MemberId},
     identity::PseudonymKey,
+    invite::WelcomeNote,
     name::Name,
     time::Time,
     topic::RoutingSecret,
@@ -43,7 +44,7 @@ pub const MAX_ADDS: usize = 50;
 pub const MAX_REASON: usize = 1024;
 /// How far messages of one sender may arrive out of order, and how many may be missing before
 /// one, within an epoch. Mailboxes give no order within the hour, so both are large.
-const RATCHET_WINDOW: u32 = 4096;
+pub(crate) const RATCHET_WINDOW: u32 = 4096;
 
 const FIRST_EPOCH_LABEL: &[u8] = b"kith first epoch v1";
 const ROUTING_LABEL: &str = "kith routing v1";
@@ -202,7 +203,8 @@ impl Epoch {
     pub(crate) fn decrypt(&self, group: &GroupId, bytes: &[u8]) -> Result<Opened, GroupError> {
         let storage = self.live()?;
         let mut mls = load(storage, group)?;
-        let message = protocol_message(bytes)?;
+        // Looked at first: a commit in a message's place would use up the key of the real one.
+        let message = protocol_message(bytes, ContentType::Application)?;
         let processed = mls.process_message(storage, message).map_err(mls_error)?;
         let Sender::Member(_) = processed.sender() else {
             return Err(GroupError::Outsider);
@@ -279,7 +281,7 @@ impl Epoch {
         let storage = self.live()?.clone();
         let mut mls = load(&storage, group)?;
         let processed = mls
-            .process_message(&storage, protocol_message(bytes)?)
+            .process_message(&storage, protocol_message(bytes, ContentType::Commit)?)
             .map_err(mls_error)?;
         let Sender::Member(_) = processed.sender() else {
             return Err(GroupError::Outsider);
@@ -394,8 +396,7 @@ pub(crate) struct Candidate {
 }
 
 impl Candidate {
-    /// Makes a fresh KeyPackage. It never expires: an expired one would fork the group at late
-    /// processors; freshness is judged when a request is admitted.
+    /// Makes a fresh KeyPackage, which never expires.
     pub(crate) fn new(key: &PseudonymKey, name: Name) -> Result<Self, GroupError> {
         let storage = EpochStorage::default();
         let bundle = KeyPackage::builder()
@@ -422,23 +423,29 @@ pub(crate) fn read_key_package(bytes: &[u8]) -> Result<(KeyPackage, Member), Gro
     let package = package
         .validate(storage.crypto(), ProtocolVersion::Mls10)
         .map_err(mls_error)?;
-    if package.ciphersuite() != CIPHERSUITE {
-        return Err(GroupError::Malformed);
+    if !is_usable(&package) {
+        return Err(GroupError::Member);
     }
     let member = read_leaf(package.leaf_node())?;
     Ok((package, member))
 }
 
+/// Tells whether a KeyPackage can be added. One that can expire would fork the group: who
+/// processes the commit late would refuse it.
+fn is_usable(package: &KeyPackage) -> bool {
+    package.ciphersuite() == CIPHERSUITE
+        && *package.life_time() == forever()
+        && *package.leaf_node().capabilities() == capabilities()
+}
+
 /// Joins by a Welcome, on a copy of the newcomer's storage, so that a bogus Welcome costs nothing.
 ///
-/// Gives the group's id and the joined epoch, whose routing secret and order the caller fills in
-/// from what accompanied the Welcome.
+/// Gives the group's id and the joined epoch.
 pub(crate) fn join(
     candidate: &EpochStorage,
-    epoch: EpochId,
     me: &MemberId,
     welcome: &[u8],
-    open_note: impl FnOnce(&RoutingSecret) -> Option<(RoutingSecret, u64)>,
+    open_note: impl FnOnce(&RoutingSecret) -> Option<WelcomeNote>,
     now: Time,
 ) -> Result<(GroupId, Epoch), GroupError> {
     let storage = candidate.clone();
@@ -472,7 +479,10 @@ pub(crate) fn join(
         return Err(GroupError::NotSteward);
     }
     let welcome_key = export(&mls, &storage, WELCOME_LABEL)?;
-    let (routing, order) = open_note(&welcome_key).ok_or(GroupError::Note)?;
+    let note = open_note(&welcome_key).ok_or(GroupError::Note)?;
+    if !note.is_by(&committer) || note.order > MAX_ORDER {
+        return Err(GroupError::Note);
+    }
     let meta = EpochMeta {
         parent: None,
         depth: mls.epoch().as_u64(),
@@ -482,14 +492,14 @@ pub(crate) fn join(
         roster,
         joined: Vec::new(),
         removed: Vec::new(),
-        routing,
+        routing: note.routing.clone(),
         made: now,
-        order,
+        order: note.order,
     };
     Ok((
         GroupId::from_bytes(id),
         Epoch {
-            id: epoch,
+            id: note.epoch,
             meta,
             storage: Some(storage),
         },
@@ -497,7 +507,7 @@ pub(crate) fn join(
 }
 
 /// The name of a group's first epoch: SHA-256 of `kith first epoch v1` and the group's id.
-fn first_epoch(group: &GroupId) -> EpochId {
+pub(crate) fn first_epoch(group: &GroupId) -> EpochId {
     let digest = Sha256::new()
         .chain_update(FIRST_EPOCH_LABEL)
         .chain_update(group.as_bytes())
@@ -510,7 +520,7 @@ fn judge(staged: &StagedCommit, note: &CommitNote) -> Result<(), GroupError> {
     let (mut adds, mut removes, mut policies) = (0, 0, 0);
     for queued in staged.queued_proposals() {
         match queued.proposal() {
-            Proposal::Add(_) => adds += 1,
+            Proposal::Add(add) if is_usable(add.key_package()) => adds += 1,
             Proposal::Remove(_) => removes += 1,
             Proposal::GroupContextExtensions(_) => policies += 1,
             _ => return Err(GroupError::Proposal),
@@ -523,6 +533,9 @@ fn judge(staged: &StagedCommit, note: &CommitNote) -> Result<(), GroupError> {
     };
     let mixed = removes > 0 && adds > 0;
     let reason = note.reason.as_ref().map_or(0, String::len);
+    if note.order > MAX_ORDER {
+        return Err(GroupError::Note);
+    }
     if adds > MAX_ADDS || policies > 1 || mixed || class != note.class || reason > MAX_REASON {
         return Err(GroupError::Proposal);
     }
@@ -579,7 +592,7 @@ fn member_id(bytes: &[u8]) -> Result<MemberId, GroupError> {
         .map_err(|_| GroupError::Member)
 }
 
-fn credential(key: &PseudonymKey) -> CredentialWithKey {
+pub(crate) fn credential(key: &PseudonymKey) -> CredentialWithKey {
     let id = key.public();
     CredentialWithKey {
         credential: BasicCredential::new(id.as_bytes().to_vec()).into(),
@@ -587,11 +600,19 @@ fn credential(key: &PseudonymKey) -> CredentialWithKey {
     }
 }
 
-fn protocol_message(bytes: &[u8]) -> Result<openmls::prelude::ProtocolMessage, GroupError> {
-    MlsMessageIn::tls_deserialize_exact(bytes)
+fn protocol_message(
+    bytes: &[u8],
+    content: ContentType,
+) -> Result<openmls::prelude::ProtocolMessage, GroupError> {
+    let message = MlsMessageIn::tls_deserialize_exact(bytes)
         .map_err(|_| GroupError::Malformed)?
         .try_into_protocol_message()
-        .map_err(|_| GroupError::Malformed)
+        .map_err(|_| GroupError::Malformed)?;
+    if message.content_type() == content {
+        Ok(message)
+    } else {
+        Err(GroupError::Malformed)
+    }
 }
 
 fn ratchet() -> SenderRatchetConfiguration {

@@ -6,15 +6,15 @@ use openmls::prelude::KeyPackage;
 use zeroize::Zeroizing;
 
 use super::{
-    Context, Group, GroupError, MAX_ADDS, MAX_REASON, Status,
-    epoch::{Change, Made, Member, read_key_package},
+    Context, Group, GroupError, MAX_ADDS, MAX_REASON, Status, WAITING_KEPT,
+    epoch::{Change, Made, read_key_package},
     note::{Admitted, Class, CommitNote, Cut, Payload},
 };
 use crate::{
     codec,
     envelope::Envelope,
     event::{Body, InviteSeed},
-    id::{EnvelopeId, EpochId, InviteId, JoinId, MemberId, TopicId},
+    id::{EnvelopeId, EpochId, EventId, InviteId, JoinId, MemberId, TopicId},
     invite::{InboxPayload, InviteKeys, Link, Refusal, Reply, WelcomeNote},
     profile::{Kind, Notice, Output},
     time::{Span, Time},
@@ -36,6 +36,10 @@ pub(crate) struct KnownInvite {
     pub keys: InviteKeys,
     pub expires: Time,
     pub uses: u32,
+    /// The event that announced it.
+    event: EventId,
+    /// The epoch of that event.
+    epoch: EpochId,
 }
 
 /// A request to join that has not been answered.
@@ -112,7 +116,7 @@ impl Group {
         if !self.invites.contains_key(&invite) {
             return Err(GroupError::NoSuchInvite);
         }
-        if !self.revoked.contains(&invite) {
+        if !self.revoked.values().any(|revoked| *revoked == invite) {
             self.say(Body::InviteRevoked { invite }, context)?;
         }
         Ok(())
@@ -125,7 +129,7 @@ impl Group {
             expires: known.expires,
             uses: known.uses,
             used: self.used(id),
-            revoked: self.revoked.contains(id),
+            revoked: !self.is_open(id, known),
         };
         self.invites.iter().map(state).collect()
     }
@@ -171,6 +175,7 @@ impl Group {
             return Ok(false);
         }
         let me = self.me();
+        let before = context.out.len();
         if self.rank().is_some() {
             let mut policy = self.tip_epoch()?.meta.policy.clone();
             policy.stewards.retain(|steward| *steward != me);
@@ -185,9 +190,16 @@ impl Group {
             let note = self.note(Class::Change, Vec::new(), None, Vec::new(), context)?;
             self.commit(Change::Policy(policy), note, context)?;
         }
-        let (_, envelope) = self.say(Body::Leave, context)?;
+        self.say(Body::Leave, context)?;
+        // The hand-over must arrive as surely as the wish to leave.
+        let sent = context.out[before..]
+            .iter()
+            .filter_map(|output| match output {
+                Output::Keep(envelope) => Some(envelope.id()),
+                _ => None,
+            });
         self.status = Status::Leaving {
-            envelope,
+            unconfirmed: sent.collect(),
             since: context.now,
         };
         context.persist(Kind::Group, self.id.as_bytes(), Some(self.record()?));
@@ -195,11 +207,50 @@ impl Group {
         Ok(false)
     }
 
-    /// The envelope that must reach a mailbox before a group that was left can go, and since when.
-    pub(crate) fn farewell(&self) -> Option<(EnvelopeId, Time)> {
+    /// Notes that a mailbox holds an envelope of a member who is leaving. Gives `true` when the
+    /// group can go: nothing that they had to say is missing there.
+    pub(crate) fn farewell_stored(
+        &mut self,
+        envelope: &EnvelopeId,
+        context: &mut Context<'_>,
+    ) -> Result<bool, GroupError> {
+        let Status::Leaving { unconfirmed, .. } = &mut self.status else {
+            return Ok(false);
+        };
+        let before = unconfirmed.len();
+        unconfirmed.retain(|waiting| waiting != envelope);
+        let (left, changed) = (unconfirmed.len(), unconfirmed.len() != before);
+        if changed {
+            context.persist(Kind::Group, self.id.as_bytes(), Some(self.record()?));
+        }
+        Ok(changed && left == 0)
+    }
+
+    /// Since when the member has been leaving.
+    pub(crate) fn leaving_since(&self) -> Option<Time> {
         match self.status {
-            Status::Leaving { envelope, since } => Some((envelope, since)),
+            Status::Leaving { since, .. } => Some(since),
             Status::Active => None,
+        }
+    }
+
+    /// Forgets envelopes that have waited too long for a commit.
+    pub(crate) fn expire_waiting(&mut self, context: &mut Context<'_>) {
+        let over = |since: &Time| since.after(WAITING_KEPT) < context.now;
+        let mut gone = Vec::new();
+        for waiting in self.waiting.values_mut() {
+            gone.extend(
+                waiting
+                    .iter()
+                    .filter(|(_, since)| over(since))
+                    .map(|(id, _)| *id),
+            );
+            waiting.retain(|_, since| !over(since));
+        }
+        self.waiting.retain(|_, waiting| !waiting.is_empty());
+        self.waiting_len -= gone.len();
+        for envelope in gone {
+            context.persist(Kind::Waiting, envelope.as_bytes(), None);
         }
     }
 
@@ -230,6 +281,7 @@ impl Group {
         let key_package = known
             .keys
             .open_request(&join, encapsulated, sealed)
+            .filter(|key_package| JoinId::of(key_package) == join)
             .ok_or(GroupError::Malformed)?;
         let request = Request {
             invite,
@@ -254,7 +306,7 @@ impl Group {
         let due = |since: Time| since.after(delay);
         let now = context.now;
 
-        let leavers: Vec<(MemberId, Time)> = self.leavers();
+        let leavers: Vec<(MemberId, Time)> = self.waiting_to_leave();
         let (ready, later): (Vec<_>, Vec<_>) = leavers
             .into_iter()
             .partition(|(_, since)| due(*since) <= now);
@@ -327,24 +379,36 @@ impl Group {
             }
         }
         if !packages.is_empty() {
-            let admitted = self.admit(packages, &admits, context);
-            if let Err(GroupError::Envelope(_)) = admitted {
-                for Admitted { invite, join } in admits {
-                    self.reply(
-                        &invite,
-                        &Reply::Refusal {
-                            join,
-                            why: Refusal::Full,
-                        },
-                        context,
-                    )?;
-                }
-            } else {
-                admitted?;
-            }
+            self.admit_or_refuse(packages, &admits, context)?;
         }
         for join in joins {
             self.forget_request(join, context)?;
+        }
+        Ok(())
+    }
+
+    /// Admits all at once; if that is not possible, one by one, and refuses those who stand in the
+    /// way: nobody keeps others out.
+    fn admit_or_refuse(
+        &mut self,
+        packages: Vec<KeyPackage>,
+        admits: &[Admitted],
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        if self.admit(packages.clone(), admits, context).is_ok() {
+            return Ok(());
+        }
+        for (package, admit) in packages.into_iter().zip(admits) {
+            let why = match self.admit(vec![package], std::slice::from_ref(admit), context) {
+                Ok(()) => continue,
+                Err(GroupError::Envelope(_)) => Refusal::Full,
+                Err(_) => Refusal::Invalid,
+            };
+            let refusal = Reply::Refusal {
+                join: admit.join,
+                why,
+            };
+            self.reply(&admit.invite, &refusal, context)?;
         }
         Ok(())
     }
@@ -360,23 +424,24 @@ impl Group {
         let note = self.note(Class::Change, admits.to_vec(), None, Vec::new(), context)?;
         let (made, commit) = self.make_commit(Change::Admit(packages), note, context)?;
         let child = &made.child;
-        let note = WelcomeNote {
-            routing: child.meta.routing.clone(),
-            order: child.meta.order,
-        };
-        let note = Zeroizing::new(codec::encode(&note).map_err(|_| GroupError::Ours)?);
         let key = child.welcome_key(&self.id)?.key();
-        let note = Envelope::seal(&key, context.now.bucket(), &note, &mut context.rng)?
-            .as_bytes()
-            .to_vec();
         let welcome = made.welcome.as_ref().ok_or(GroupError::Ours)?;
         let mut welcomes = Vec::new();
         for Admitted { invite, join } in admits {
+            let note = WelcomeNote::sign(
+                *join,
+                child.id,
+                child.meta.routing.clone(),
+                child.meta.order,
+                &self.key,
+            )
+            .map_err(|_| GroupError::Ours)?;
+            let note = Zeroizing::new(codec::encode(&note).map_err(|_| GroupError::Ours)?);
+            let note = Envelope::seal(&key, context.now.bucket(), &note, &mut context.rng)?;
             let reply = Reply::Welcome {
                 join: *join,
-                epoch: child.id,
                 welcome: welcome.clone(),
-                note: note.clone(),
+                note: note.as_bytes().to_vec(),
             };
             welcomes.push(self.seal_reply(invite, &reply, context)?);
         }
@@ -388,7 +453,7 @@ impl Group {
 
     fn judge_request(&self, request: &Request, taken: u32, now: Time) -> Result<(), Refusal> {
         let known = self.invites.get(&request.invite).ok_or(Refusal::Invalid)?;
-        if self.revoked.contains(&request.invite) {
+        if !self.is_open(&request.invite, known) {
             return Err(Refusal::Revoked);
         }
         if now >= known.expires {
@@ -449,7 +514,7 @@ impl Group {
     ) -> Result<(), GroupError> {
         let cut = |member: &MemberId| Cut {
             member: *member,
-            last_seq: self.last_seqs.get(member).copied().unwrap_or_default(),
+            last: self.last_said.get(member).map(|(_, id)| *id),
         };
         let cuts = members.iter().map(cut).collect();
         let tip = &self.tip_epoch()?.meta.policy;
@@ -523,20 +588,13 @@ impl Group {
     }
 
     /// Members who asked to leave and are still in, with the time at which this node learned it.
-    fn leavers(&self) -> Vec<(MemberId, Time)> {
-        let asked = self
-            .events
-            .values()
-            .filter(|stored| stored.signed.event.body == Body::Leave);
-        let still_in = |id: &MemberId| {
-            self.roster()
-                .iter()
-                .any(|Member { id: other, .. }| other == id)
-        };
-        asked
-            .map(|stored| (stored.signed.author, stored.received))
-            .filter(|(id, _)| still_in(id) && *id != self.me())
-            .collect()
+    fn waiting_to_leave(&self) -> Vec<(MemberId, Time)> {
+        let still_in = |id: &MemberId| self.roster().iter().any(|member| member.id == *id);
+        let others = self
+            .leavers
+            .iter()
+            .filter(|(id, _)| **id != self.me() && still_in(id));
+        others.map(|(id, since)| (*id, *since)).collect()
     }
 
     fn used(&self, invite: &InviteId) -> u32 {
@@ -560,8 +618,38 @@ impl Group {
             .into_iter()
     }
 
-    /// Lets an invite or its revocation take effect, if a steward of its epoch announced it.
-    pub(super) fn index_invite(&mut self, author: &MemberId, epoch: &EpochId, body: &Body) {
+    /// Tells whether an invite may still admit: it counts, nobody took it back, and nobody has left
+    /// or been taken out since. Every member knows an invite's seed: an invite that outlived their
+    /// removal would let them come back.
+    fn is_open(&self, invite: &InviteId, known: &KnownInvite) -> bool {
+        let counted = self.counted();
+        let counts = |event: &EventId| {
+            self.events
+                .get(event)
+                .is_some_and(|stored| counted.has(&stored.signed))
+        };
+        let mut taken_back = self
+            .revoked
+            .iter()
+            .filter(|(_, revoked)| *revoked == invite);
+        let path = self.path();
+        let after = path.iter().skip_while(|epoch| **epoch != known.epoch);
+        let mut classes =
+            after.filter_map(|id| Some((id, self.epochs.get(id)?.meta.note.as_ref()?.class)));
+        path.contains(&known.epoch)
+            && counts(&known.event)
+            && !taken_back.any(|(event, _)| counts(event))
+            && !classes.any(|(id, class)| *id != known.epoch && class == Class::Remove)
+    }
+
+    /// Notes an invite or its revocation, if a steward of its epoch announced it.
+    pub(super) fn index_invite(
+        &mut self,
+        event: &EventId,
+        author: &MemberId,
+        epoch: &EpochId,
+        body: &Body,
+    ) {
         let steward = self
             .epochs
             .get(epoch)
@@ -576,27 +664,20 @@ impl Group {
                 uses,
             } => {
                 let keys = InviteKeys::new(seed);
-                self.invites.insert(
-                    keys.id(),
-                    KnownInvite {
-                        keys,
-                        expires: *expires,
-                        uses: *uses,
-                    },
-                );
+                let known = KnownInvite {
+                    keys,
+                    expires: *expires,
+                    uses: *uses,
+                    event: *event,
+                    epoch: *epoch,
+                };
+                self.invites.insert(known.keys.id(), known);
             }
             Body::InviteRevoked { invite } => {
-                self.revoked.insert(*invite);
+                self.revoked.insert(*event, *invite);
             }
             _ => {}
         }
-    }
-
-    /// A steward's node listens to the inboxes of invites.
-    pub(super) fn watch_inboxes(&self, context: &mut Context<'_>) {
-        context
-            .out
-            .extend(self.inboxes(context.now).into_iter().map(Output::Watch));
     }
 
     /// The routing secrets of the inboxes that this member answers.

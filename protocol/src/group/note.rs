@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    id::{EpochId, InviteId, JoinId, MemberId},
+    id::{EpochId, EventId, InviteId, JoinId, MemberId},
     time::Time,
 };
 
@@ -44,7 +44,7 @@ pub(crate) struct MessageNote {
 }
 
 /// The authenticated data of a commit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CommitNote {
     /// The committer's message number in this group.
     pub seq: u64,
@@ -58,8 +58,18 @@ pub(crate) struct CommitNote {
     pub admits: Vec<Admitted>,
     /// Why somebody is removed; they and everybody else can read it.
     pub reason: Option<String>,
-    /// For each removed member, the last message number that still counts.
+    /// For each removed member, the last event of theirs that still counts.
     pub cuts: Vec<Cut>,
+}
+
+impl std::fmt::Debug for CommitNote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "CommitNote({:?}, number {}, redacted)",
+            self.class, self.seq
+        )
+    }
 }
 
 /// One request that was admitted.
@@ -73,7 +83,8 @@ pub(crate) struct Admitted {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Cut {
     pub member: MemberId,
-    pub last_seq: u64,
+    /// It and what its author said before it count; none if nothing does.
+    pub last: Option<EventId>,
 }
 
 /// What a commit does, in the order in which concurrent commits win.

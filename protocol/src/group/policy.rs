@@ -72,8 +72,9 @@ impl GroupPolicy {
             .enumerate()
             .all(|(at, id)| !stewards[..at].contains(id));
         let known = stewards.iter().all(|id| roster.contains(id));
+        let exact = extensions.iter().count() == 2 && extensions.required_capabilities().is_some();
         let sized = (1..=MAX_STEWARDS).contains(&stewards.len()) && fits(&policy.community);
-        if distinct && known && sized {
+        if distinct && known && sized && exact {
             Ok(policy)
         } else {
             Err(GroupError::Policy)

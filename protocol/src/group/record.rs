@@ -19,6 +19,9 @@ use crate::{
     time::Time,
 };
 
+/// A record's content, wiped once the vault has sealed it.
+type Sealable = Zeroizing<Vec<u8>>;
+
 /// A group's own record.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct GroupRecord {
@@ -32,8 +35,11 @@ pub(crate) struct GroupRecord {
 #[derive(Debug)]
 pub(crate) struct StoredEvent {
     pub signed: SignedEvent,
+    /// The envelope that carried it, for its author the last one.
     pub envelope: EnvelopeId,
     pub received: Time,
+    /// The epoch of that envelope.
+    pub sent_in: EpochId,
 }
 
 /// A request to join that this device made.
@@ -54,6 +60,7 @@ pub(crate) struct JoinRecord {
 pub(crate) struct Waiting {
     pub group: GroupId,
     pub epoch: EpochId,
+    pub since: Time,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -71,6 +78,7 @@ struct EventRecord {
     seq: u64,
     envelope: EnvelopeId,
     received: Time,
+    sent_in: EpochId,
     #[serde(with = "serde_bytes")]
     content: Vec<u8>,
 }
@@ -103,6 +111,7 @@ impl StoredEvent {
             seq: self.signed.seq,
             envelope: self.envelope,
             received: self.received,
+            sent_in: self.sent_in,
             content: content.to_vec(),
         })
     }
@@ -113,7 +122,7 @@ impl Epoch {
     pub(super) fn record(
         &self,
         group: &GroupId,
-    ) -> Result<(Zeroizing<Vec<u8>>, Option<Zeroizing<Vec<u8>>>), GroupError> {
+    ) -> Result<(Sealable, Option<Sealable>), GroupError> {
         let base = self.storage.as_ref().map(EpochStorage::base).transpose()?;
         let ratchet = self
             .storage
@@ -187,6 +196,7 @@ impl Group {
             signed,
             envelope: record.envelope,
             received: record.received,
+            sent_in: record.sent_in,
         });
         Ok(())
     }
@@ -214,11 +224,16 @@ impl Group {
     }
 
     /// Adds an envelope that waits. Gives `false` when what it waited for is here.
-    pub(crate) fn restore_waiting(&mut self, envelope: EnvelopeId, epoch: EpochId) -> bool {
+    pub(crate) fn restore_waiting(
+        &mut self,
+        envelope: EnvelopeId,
+        Waiting { epoch, since, .. }: Waiting,
+    ) -> bool {
         if self.epochs.contains_key(&epoch) {
             return false;
         }
-        if self.waiting.entry(epoch).or_default().insert(envelope) {
+        let waiting = self.waiting.entry(epoch).or_default();
+        if waiting.insert(envelope, since).is_none() {
             self.waiting_len += 1;
         }
         true
@@ -244,7 +259,7 @@ impl Group {
         for join in self.requests.keys() {
             context.persist(Kind::Request, &[id, join.as_bytes()].concat(), None);
         }
-        for envelope in self.waiting.values().flatten() {
+        for envelope in self.waiting.values().flat_map(|waiting| waiting.keys()) {
             context.persist(Kind::Waiting, envelope.as_bytes(), None);
         }
     }

@@ -170,11 +170,6 @@ impl Person {
             .expect("a command has an outcome")
     }
 
-    pub fn tick(&mut self, now: Time) {
-        let outputs = self.profile.handle(Input::Tick, now, &mut OsRng);
-        self.carry_out(outputs, now);
-    }
-
     pub fn stored(&mut self, envelope: EnvelopeId, now: Time) {
         let outputs = self
             .profile
@@ -215,6 +210,7 @@ impl Person {
 
     fn carry_out(&mut self, outputs: Vec<Output>, now: Time) -> Option<Result<Outcome, Error>> {
         let mut done = None;
+        let mut reopen = Vec::new();
         for output in outputs {
             match output {
                 Output::Persist {
@@ -235,21 +231,23 @@ impl Person {
                     self.envelopes.insert(envelope.id(), envelope.clone());
                     self.outbox.push(envelope);
                 }
-                Output::Watch(routing) => {
-                    self.watched.insert(routing.key().topic());
+                Output::Watching => {
+                    let watched = self.profile.watched(now).into_iter();
+                    self.watched = watched
+                        .map(|watched| watched.routing.key().topic())
+                        .collect();
                 }
-                Output::Reopen(id) => {
-                    if let Some(envelope) = self.envelopes.get(&id).cloned() {
-                        let outputs =
-                            self.profile
-                                .handle(Input::Envelope(envelope), now, &mut OsRng);
-                        self.carry_out(outputs, now);
-                    }
-                }
+                Output::Reopen(id) => reopen.extend(self.envelopes.get(&id).cloned()),
                 Output::Timer(at) => self.timer = Some(at),
-                Output::Reach(_) | Output::Notify(_) => {}
+                Output::Reach { .. } | Output::Notify(_) => {}
                 Output::Done(outcome) => done = Some(outcome),
             }
+        }
+        for envelope in reopen {
+            let outputs = self
+                .profile
+                .handle(Input::Envelope(envelope), now, &mut OsRng);
+            self.carry_out(outputs, now);
         }
         done
     }

@@ -1,0 +1,375 @@
+//! What somebody who holds keys may try, and what it gets them: nothing.
+
+use openmls::prelude::{
+    Capabilities, ExtensionType, KeyPackage, Lifetime, tls_codec::Serialize as _,
+};
+use rand_core::OsRng;
+
+use super::*;
+use crate::{
+    group::spec::{MemberCard, MlsSigner, Payload, capabilities, credential},
+    view::EntryKind,
+};
+
+const NOW: Time = Time::from_ms(1_800_000_000_000);
+
+struct Person(Profile);
+
+impl Person {
+    fn new() -> Self {
+        Self(Profile::new(RootSeed::generate(&mut OsRng)))
+    }
+
+    fn at(&mut self, input: Input, now: Time) -> (Vec<Envelope>, Option<Result<Outcome, Error>>) {
+        let (mut sent, mut done) = (Vec::new(), None);
+        for output in self.0.handle(input, now, &mut OsRng) {
+            match output {
+                Output::Keep(envelope) => sent.push(envelope),
+                Output::Done(outcome) => done = Some(outcome),
+                _ => {}
+            }
+        }
+        (sent, done)
+    }
+
+    fn command(&mut self, command: Command) -> (Vec<Envelope>, Result<Outcome, Error>) {
+        let (sent, done) = self.at(Input::Command(command), NOW);
+        (sent, done.unwrap())
+    }
+
+    fn receive(&mut self, envelopes: &[Envelope]) -> Vec<Envelope> {
+        let mut answers = Vec::new();
+        for envelope in envelopes {
+            answers.extend(self.at(Input::Envelope(envelope.clone()), NOW).0);
+        }
+        answers
+    }
+
+    fn group(&self, id: &GroupId) -> &Group {
+        &self.0.groups[id]
+    }
+
+    fn group_mut(&mut self, id: &GroupId) -> &mut Group {
+        self.0.groups.get_mut(id).unwrap()
+    }
+
+    fn texts(&self, id: &GroupId) -> Vec<String> {
+        let text = |entry: crate::view::Entry| match entry.kind {
+            EntryKind::Post(text) => Some(text),
+            _ => None,
+        };
+        self.group(id)
+            .entries()
+            .into_iter()
+            .filter_map(text)
+            .collect()
+    }
+
+    fn posts(&mut self, group: GroupId, text: &str) -> Vec<Envelope> {
+        self.command(Command::Post {
+            group,
+            text: text.into(),
+        })
+        .0
+    }
+
+    fn removes(&mut self, group: GroupId, member: MemberId) -> Vec<Envelope> {
+        let reason = "x".into();
+        self.command(Command::Remove {
+            group,
+            member,
+            reason,
+        })
+        .0
+    }
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+/// Ana's group with these others in it, and an invite link that is still open.
+fn group_of(names: &[&str]) -> (Vec<Person>, GroupId, String) {
+    let mut ana = Person::new();
+    let found = Command::CreateGroup {
+        name: name("Evening"),
+        pseudonym: name("Ana"),
+        community: vec![],
+    };
+    let Ok(Outcome::Founded(group)) = ana.command(found).1 else {
+        panic!("a group")
+    };
+    let invite = Command::NewInvite {
+        group,
+        life: Span::DAY,
+        uses: 100,
+    };
+    let Ok(Outcome::Invited(_, link)) = ana.command(invite).1 else {
+        panic!("an invite")
+    };
+    let link = link.to_string();
+    let mut people = vec![ana];
+    for other in names {
+        let newcomer = joins(&mut people, &link, other);
+        assert!(newcomer.0.groups.contains_key(&group), "{other} is in");
+        people.push(newcomer);
+    }
+    (people, group, link)
+}
+
+fn joins(people: &mut [Person], link: &str, as_name: &str) -> Person {
+    let mut newcomer = Person::new();
+    let join = Command::Join {
+        link: link.into(),
+        pseudonym: name(as_name),
+    };
+    let request = newcomer.command(join).0;
+    let answers = people[0].receive(&request);
+    for person in people.iter_mut().skip(1).chain([&mut newcomer]) {
+        person.receive(&answers);
+    }
+    newcomer
+}
+
+/// A request to join by a KeyPackage that no program of ours would make.
+fn rogue_request(link: &str, life: Lifetime, capabilities: Capabilities) -> Envelope {
+    let link = Link::parse(link).unwrap();
+    let seed = RootSeed::generate(&mut OsRng);
+    let key = seed.pseudonym(&PseudonymSalt::generate(&mut OsRng));
+    let card = MemberCard {
+        name: name("Rogue"),
+    };
+    let bundle = KeyPackage::builder()
+        .key_package_lifetime(life)
+        .leaf_node_capabilities(capabilities)
+        .leaf_node_extensions(card.to_extensions().unwrap())
+        .build(
+            crate::group::CIPHERSUITE,
+            &EpochStorage::default(),
+            &MlsSigner(&key),
+            credential(&key),
+        )
+        .unwrap();
+    let package = bundle.into_key_package().tls_serialize_detached().unwrap();
+    let request = link.seal_request(&JoinId::of(&package), &package).unwrap();
+    inbox_envelope(&link, &request)
+}
+
+fn inbox_envelope(link: &Link, payload: &InboxPayload) -> Envelope {
+    let content = codec::encode(payload).unwrap();
+    Envelope::seal(&link.inbox.key(), NOW.bucket(), &content, &mut OsRng).unwrap()
+}
+
+#[test]
+fn a_commit_sent_as_a_message_does_not_use_up_the_real_one() {
+    let (mut people, group, _) = group_of(&["Ben", "Eli"]);
+    let eli = people[2].group(&group).me();
+    let routing = people[0].group(&group).routings()[0].clone();
+    let removal = people[0].removes(group, eli);
+    let content = removal[0].open(&routing.key()).unwrap();
+    let Payload::Commit { parent, mls } = codec::decode(&content).unwrap() else {
+        panic!("a commit")
+    };
+    let fake = codec::encode(&Payload::Message { epoch: parent, mls }).unwrap();
+    let fake = Envelope::seal(&routing.key(), NOW.bucket(), &fake, &mut OsRng).unwrap();
+    people[1].receive(&[fake]);
+    people[1].receive(&removal);
+    assert_eq!(
+        people[1].group(&group).roster().len(),
+        2,
+        "Ben follows the removal"
+    );
+}
+
+#[test]
+fn a_removed_member_who_counts_anew_is_shown_to_nobody() {
+    let (mut people, group, _) = group_of(&["Ben", "Eli"]);
+    for _ in 0..3 {
+        let said = people[2].posts(group, "before");
+        people[0].receive(&said);
+        people[1].receive(&said);
+    }
+    let eli = people[2].group(&group).me();
+    let removal = people[0].removes(group, eli);
+    people[1].receive(&removal);
+    // Eli's program starts its numbers again and claims the place of an earlier event.
+    people[2].group_mut(&group).forget_what_was_said();
+    let late = people[2].posts(group, "still here");
+    for person in &mut people[..2] {
+        person.receive(&late);
+        assert_eq!(person.texts(&group), ["before", "before", "before"]);
+    }
+}
+
+#[test]
+fn a_key_package_that_expires_is_refused() {
+    let (mut people, group, link) = group_of(&["Ben"]);
+    let request = rogue_request(&link, Lifetime::init(0, u64::MAX - 1), capabilities());
+    people[0].receive(&[request]);
+    assert_eq!(people[0].group(&group).roster().len(), 2);
+}
+
+#[test]
+fn a_bad_key_package_keeps_nobody_else_out() {
+    let (mut people, group, link) = group_of(&["Ben"]);
+    let lacking = Capabilities::new(
+        None,
+        None,
+        Some(&[ExtensionType::Unknown(0xf4b2)]),
+        None,
+        None,
+    );
+    let request = rogue_request(&link, Lifetime::init(0, u64::MAX), lacking);
+    people[0].receive(&[request]);
+    let late = joins(&mut people, &link, "Chloe");
+    assert!(late.0.groups.contains_key(&group));
+    assert_eq!(people[0].group(&group).roster().len(), 3);
+}
+
+#[test]
+fn an_invite_does_not_outlive_a_removal() {
+    let (mut people, group, link) = group_of(&["Ben", "Eli"]);
+    let eli = people[2].group(&group).me();
+    let removal = people[0].removes(group, eli);
+    people[1].receive(&removal);
+    let again = joins(&mut people, &link, "Eli again");
+    assert!(!again.0.groups.contains_key(&group));
+    let states: Vec<JoinState> = again.0.joins().map(|(_, join)| join.state).collect();
+    assert_eq!(states, [JoinState::Refused(Refusal::Revoked)]);
+    assert!(people[0].group(&group).invites()[0].revoked);
+}
+
+#[test]
+fn a_former_stewards_late_invite_admits_nobody() {
+    let (mut people, group, _) = group_of(&["Ben"]);
+    let invite = Command::NewInvite {
+        group,
+        life: Span::DAY,
+        uses: 9,
+    };
+    let (late, Ok(Outcome::Invited(state, link))) = people[0].command(invite) else {
+        panic!("an invite")
+    };
+    let farewell = people[0].command(Command::Leave { group }).0;
+    people[1].receive(&farewell);
+    assert_eq!(
+        people[1].group(&group).roster().len(),
+        1,
+        "Ben has taken her out"
+    );
+    people[1].receive(&late);
+    let known = people[1].group(&group).invites();
+    assert!(
+        known
+            .iter()
+            .all(|invite| invite.id != state.id || invite.revoked)
+    );
+    let mut ben = vec![people.remove(1)];
+    let newcomer = joins(&mut ben, &link.to_string(), "Chloe");
+    assert!(newcomer.0.groups.is_empty());
+}
+
+#[test]
+fn another_holder_of_the_link_cannot_take_a_requests_place() {
+    let (mut people, group, link) = group_of(&[]);
+    let mut ben = Person::new();
+    let request = ben
+        .command(Command::Join {
+            link: link.clone(),
+            pseudonym: name("Ben"),
+        })
+        .0;
+    let parsed = Link::parse(&link).unwrap();
+    let content = request[0].open(&parsed.inbox.key()).unwrap();
+    let InboxPayload::Request { join, .. } = codec::decode(&content).unwrap() else {
+        panic!("a request")
+    };
+    let fake = inbox_envelope(&parsed, &parsed.seal_request(&join, b"junk").unwrap());
+    let mut answers = people[0].receive(&[fake]);
+    answers.extend(people[0].receive(&request));
+    ben.receive(&answers);
+    assert!(ben.0.groups.contains_key(&group));
+}
+
+#[test]
+fn keys_of_ended_epochs_go_after_a_week_without_any_commit() {
+    let (mut people, group, _) = group_of(&["Ben"]);
+    assert_eq!(people[0].group(&group).live_epochs(), 2);
+    people[0].at(Input::Tick, NOW.after(Span::DAY.times(8)));
+    assert_eq!(people[0].group(&group).live_epochs(), 1);
+}
+
+#[test]
+fn what_was_posted_long_after_the_group_went_on_is_sent_again_where_it_can_be_read() {
+    let (mut people, group, link) = group_of(&["Ben", "Chloe"]);
+    let earlier = people[2].posts(group, "before anybody came");
+    people[1].receive(&earlier);
+    // While Chloe is away the group goes on, and the others drop the keys of the epoch that she is in.
+    let mut newcomer = Person::new();
+    let join = Command::Join {
+        link,
+        pseudonym: name("Dev"),
+    };
+    let request = newcomer.command(join).0;
+    let commits = people[0].receive(&request);
+    newcomer.receive(&commits);
+    people[1].receive(&commits);
+    let later = NOW.after(Span::DAY.times(9));
+    people[1].at(Input::Tick, later);
+    let post = Command::Post {
+        group,
+        text: "from the hills".into(),
+    };
+    let (offline, _) = people[2].at(Input::Command(post), later);
+    people[1].receive(&offline);
+    assert_eq!(
+        people[1].texts(&group),
+        ["before anybody came"],
+        "too late to be read as it was sent"
+    );
+
+    let again = people[2].receive(&commits);
+    people[1].receive(&again);
+    assert_eq!(
+        people[1].texts(&group),
+        ["before anybody came", "from the hills"]
+    );
+    newcomer.receive(&again);
+    assert_eq!(
+        newcomer.texts(&group),
+        ["from the hills"],
+        "Dev was in when it was written"
+    );
+    people[0].receive(&offline);
+    people[0].receive(&again);
+    assert_eq!(
+        people[0].texts(&group),
+        ["from the hills"],
+        "who has it shows it once"
+    );
+}
+
+#[test]
+fn debug_shows_no_text_and_no_secret() {
+    let text = format!(
+        "{:?}",
+        Command::Post {
+            group: GroupId::from_bytes([0; 16]),
+            text: "secret words".into()
+        }
+    );
+    assert_eq!(text, "Post(redacted)");
+    let mut ana = Person::new();
+    let found = Command::CreateGroup {
+        name: name("Evening"),
+        pseudonym: name("Ana"),
+        community: vec![],
+    };
+    let outputs = ana.0.handle(Input::Command(found), NOW, &mut OsRng);
+    let shown = format!("{outputs:?}{:?}", ana.0);
+    assert!(
+        !shown.contains("Evening") && !shown.contains("Ana"),
+        "{shown}"
+    );
+    assert!(shown.contains("Persist(Group, redacted)"), "{shown}");
+}

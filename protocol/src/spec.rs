@@ -1,0 +1,577 @@
+//! Holds SPEC.md and the code together: every worked example of a message is what the code makes,
+//! or, where a message holds randomness of MLS, what the code opens.
+
+use std::collections::BTreeMap;
+
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
+use openmls::prelude::{KeyPackageIn, OpenMlsProvider, ProtocolVersion, tls_codec::Deserialize};
+use openmls_traits::storage::StorageProvider;
+use rand_core::RngCore;
+
+use crate::{
+    codec,
+    envelope::Envelope,
+    event::{Body, Event, InviteSeed},
+    group::{
+        Class, EpochStorage, GroupPolicy, MAX_STEWARDS, join,
+        spec::{Admitted, CommitNote, Cut, MemberCard, MessageNote, Payload, first_epoch},
+    },
+    id::{EnvelopeId, EpochId, EventId, GroupId, JoinId, MemberId},
+    identity::{PseudonymKey, PseudonymSalt, RootSeed},
+    invite::{InboxPayload, InviteKeys, Link, Refusal, Reply, WelcomeNote},
+    name::Name,
+    profile::{Command, Input, Outcome, Output, Profile},
+    time::{Span, Time},
+    topic::{RoutingSecret, derive},
+    vault::testing::{CountingRng, SPEC, assert_specified},
+};
+
+/// The moment of all examples, as in the section on mailboxes.
+const NOW: Time = Time::from_ms(1_781_526_896_789);
+
+fn secret() -> RoutingSecret {
+    RoutingSecret::from_bytes([7; 32])
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+fn member(byte: u8) -> MemberId {
+    MemberId::from_bytes([byte; 32])
+}
+
+fn address() -> String {
+    "/dns4/relay.example/tcp/4001".into()
+}
+
+fn envelope() -> Envelope {
+    let mut rng = CountingRng::from(0xe0);
+    Envelope::seal(&secret().key(), NOW.bucket(), b"hello", &mut rng).unwrap()
+}
+
+fn seed() -> InviteSeed {
+    InviteSeed([5; 32])
+}
+
+fn invite_keys() -> InviteKeys {
+    InviteKeys::new(&seed())
+}
+
+fn link() -> Link {
+    invite_keys().link(NOW.after(Span::DAY), vec![address()])
+}
+
+fn event(body: Body) -> Vec<u8> {
+    // The post is the first thing that its author says.
+    let said_before = !matches!(body, Body::Post { .. });
+    let event = Event {
+        order: 3,
+        at: NOW,
+        parents: vec![EventId::from_bytes([0x11; 32])],
+        previous: said_before.then(|| EventId::from_bytes([0x66; 32])),
+        body,
+    };
+    let bytes = event.encode().unwrap().to_vec();
+    assert_eq!(Event::decode(&bytes).unwrap(), event);
+    bytes
+}
+
+fn join_id() -> JoinId {
+    JoinId::from_bytes([0x44; 16])
+}
+
+/// The steward who signs the examples: the pseudonym of the section on identity.
+fn steward() -> PseudonymKey {
+    RootSeed::generate(&mut CountingRng::from(0xc0)).pseudonym(&PseudonymSalt::from_bytes(
+        std::array::from_fn(|at| 0x20 + at as u8),
+    ))
+}
+
+fn welcome_note() -> WelcomeNote {
+    let epoch = EpochId::from_bytes([0x22; 32]);
+    WelcomeNote::sign(join_id(), epoch, secret(), 12, &steward()).unwrap()
+}
+
+/// Every example that follows from its inputs alone, by the name under which a failure shows it.
+fn examples() -> Vec<(&'static str, Vec<u8>)> {
+    let routing = secret().key();
+    let keys = invite_keys();
+    let inbox = keys.inbox().key().topic();
+    let noted = (join_id(), EpochId::from_bytes([0x22; 32]), secret(), 12);
+    let posted = event(Body::Post {
+        text: "hello".into(),
+    });
+    let cbor = |value: Result<Vec<u8>, codec::CodecError>| value.unwrap();
+    let policy = GroupPolicy {
+        name: name("Evening"),
+        stewards: vec![member(0xaa), member(0xbb)],
+        community: vec![address()],
+    };
+    let commit_note = CommitNote {
+        seq: 9,
+        class: Class::Remove,
+        order: 12,
+        at: NOW,
+        admits: vec![],
+        reason: Some("unkind".into()),
+        cuts: vec![Cut {
+            member: member(0xcc),
+            last: Some(EventId::from_bytes([0x66; 32])),
+        }],
+    };
+    let admitting = CommitNote {
+        seq: 8,
+        class: Class::Change,
+        order: 11,
+        at: NOW,
+        admits: vec![Admitted {
+            invite: keys.id(),
+            join: join_id(),
+        }],
+        reason: None,
+        cuts: vec![],
+    };
+    let refusal = Reply::Refusal {
+        join: join_id(),
+        why: Refusal::UsedUp,
+    };
+    let welcome = Reply::Welcome {
+        join: join_id(),
+        welcome: vec![1, 2, 3, 4],
+        note: vec![5, 6, 7, 8],
+    };
+    let request = InboxPayload::Request {
+        join: join_id(),
+        encapsulated: vec![1, 2, 3, 4],
+        sealed: vec![5, 6, 7, 8],
+    };
+    vec![
+        (
+            "topic signing key",
+            derive(&[7; 32], b"kith topic v1").to_vec(),
+        ),
+        ("topic header key", routing.header().to_vec()),
+        ("topic", routing.topic().as_bytes().to_vec()),
+        ("envelope", envelope().as_bytes().to_vec()),
+        ("envelope id", envelope().id().as_bytes().to_vec()),
+        (
+            "first epoch",
+            first_epoch(&GroupId::from_bytes([0x33; 16]))
+                .as_bytes()
+                .to_vec(),
+        ),
+        ("post", posted.clone()),
+        (
+            "post id",
+            EventId::of(&member(0xaa), &posted).as_bytes().to_vec(),
+        ),
+        (
+            "invite",
+            event(Body::Invite {
+                seed: seed(),
+                expires: NOW.after(Span::DAY),
+                uses: 2,
+            }),
+        ),
+        (
+            "invite-revoked",
+            event(Body::InviteRevoked { invite: keys.id() }),
+        ),
+        ("leave", event(Body::Leave)),
+        (
+            "address",
+            event(Body::Address {
+                addresses: vec![address()],
+            }),
+        ),
+        (
+            "payload message",
+            cbor(codec::encode(&Payload::Message {
+                epoch: EpochId::from_bytes([0x22; 32]),
+                mls: vec![1, 2, 3, 4],
+            })),
+        ),
+        (
+            "payload commit",
+            cbor(codec::encode(&Payload::Commit {
+                parent: EpochId::from_bytes([0x22; 32]),
+                mls: vec![1, 2, 3, 4],
+            })),
+        ),
+        ("message note", cbor(codec::encode(&MessageNote { seq: 7 }))),
+        ("commit note, remove", cbor(codec::encode(&commit_note))),
+        ("commit note, admit", cbor(codec::encode(&admitting))),
+        ("policy", cbor(codec::encode(&policy))),
+        (
+            "card",
+            cbor(codec::encode(&MemberCard { name: name("Ana") })),
+        ),
+        ("inbox secret", keys.inbox().as_bytes().to_vec()),
+        ("inbox topic", inbox.as_bytes().to_vec()),
+        ("invite id", keys.id().as_bytes().to_vec()),
+        (
+            "seal input",
+            derive(&seed().0, b"kith invite seal v1").to_vec(),
+        ),
+        (
+            "reply private key",
+            derive(&seed().0, b"kith invite reply v1").to_vec(),
+        ),
+        ("reply key", link().reply_key.to_vec()),
+        ("seal key", link().seal_key.to_vec()),
+        ("request", cbor(codec::encode(&request))),
+        ("refusal", cbor(codec::encode(&refusal))),
+        ("welcome", cbor(codec::encode(&welcome))),
+        (
+            "reply with the refusal",
+            cbor(codec::encode(&keys.seal_reply(&refusal).unwrap())),
+        ),
+        (
+            "what the welcome note's signature is over",
+            [
+                b"kith welcome note v1".as_slice(),
+                &cbor(codec::encode(&noted)),
+            ]
+            .concat(),
+        ),
+        ("welcome note", cbor(codec::encode(&welcome_note()))),
+    ]
+}
+
+#[test]
+fn every_message_has_an_example_that_is_what_the_code_makes() {
+    let compact: String = SPEC.split_whitespace().collect();
+    let mut missing = String::new();
+    for (what, bytes) in examples() {
+        if !compact.contains(&HEXLOWER.encode(&bytes)) {
+            missing += &format!("{what}\n{}\n", wrapped(&bytes));
+        }
+    }
+    let text = link().to_string();
+    if !compact.contains(&text) {
+        missing += &format!("link\n{text}\n");
+    }
+    let gossip = BASE64URL_NOPAD.encode(&secret().key().topic().as_bytes()[..16]);
+    if !compact.contains(&gossip) {
+        missing += &format!("gossip name\n{gossip}\n");
+    }
+    assert!(missing.is_empty(), "the document should say:\n{missing}");
+}
+
+#[test]
+fn the_examples_are_read_as_what_they_are() {
+    assert_eq!(Link::parse(&link().to_string()).unwrap(), link());
+    assert_eq!(link().invite(), invite_keys().id());
+    let opened = Envelope::parse(envelope().as_bytes().to_vec()).unwrap();
+    assert_eq!(opened.open(&secret().key()).unwrap(), b"hello");
+    assert_eq!(opened.id(), EnvelopeId::of(envelope().as_bytes()));
+    assert!(welcome_note().is_by(&steward().public()));
+    assert!(!welcome_note().is_by(&member(0xaa)));
+    for why in [
+        Refusal::Expired,
+        Refusal::Revoked,
+        Refusal::UsedUp,
+        Refusal::Invalid,
+        Refusal::Full,
+    ] {
+        let mut word = codec::encode(&why).unwrap();
+        word.remove(0);
+        let word = format!("| `{}` |", String::from_utf8(word).unwrap());
+        assert!(SPEC.contains(&word), "the document lacks {word}");
+    }
+}
+
+#[test]
+fn the_documents_group_limits_are_those_in_force() {
+    let days = |span: Span| span.as_ms() / Span::DAY.as_ms();
+    let hours = |span: Span| span.as_ms() / Span::HOUR.as_ms();
+    let seconds = |span: Span| span.as_ms() / Span::SECOND.as_ms();
+    for (limit, value) in [
+        ("MAX_ADDS", crate::group::MAX_ADDS as u64),
+        ("MAX_REASON", crate::group::MAX_REASON as u64),
+        ("MAX_STEWARDS", MAX_STEWARDS as u64),
+        ("MAX_LIVE_EPOCHS", crate::group::MAX_LIVE_EPOCHS),
+        ("EPOCH_KEPT", days(crate::group::EPOCH_KEPT)),
+        ("FAR_EPOCH_KEPT", days(crate::group::FAR_EPOCH_KEPT)),
+        ("LATE_POST", hours(crate::group::LATE_POST)),
+        ("WAITING_KEPT", days(crate::group::WAITING_KEPT)),
+        ("MAX_WAITING", crate::group::MAX_WAITING as u64),
+        ("MAX_ORDER", crate::group::MAX_ORDER),
+        ("MAX_TEXT", crate::event::MAX_TEXT as u64),
+        ("MAX_PARENTS", crate::event::MAX_PARENTS as u64),
+        ("MAX_ADDRESSES", crate::event::MAX_ADDRESSES as u64),
+        ("MAX_ADDRESS_LEN", crate::event::MAX_ADDRESS_LEN as u64),
+        ("MAX_NAME", Name::MAX_LEN as u64),
+        ("MAX_CONTENT", crate::envelope::MAX_CONTENT as u64),
+        ("MAX_GROUPS", crate::profile::MAX_GROUPS as u64),
+        ("MAX_JOINS", crate::profile::MAX_JOINS as u64),
+        ("JOIN_WAITS", days(crate::profile::JOIN_WAITS)),
+        ("FAREWELL_WAITS", days(crate::profile::FAREWELL_WAITS)),
+        ("RATCHET_WINDOW", crate::group::spec::RATCHET_WINDOW.into()),
+        ("RANK_DELAY", seconds(crate::group::spec::RANK_DELAY)),
+        ("INBOX_ANSWERED", days(crate::group::spec::INBOX_ANSWERED)),
+        ("MAX_REQUESTS", crate::group::spec::MAX_REQUESTS as u64),
+        ("MAX_INVITE_LIFE", days(crate::group::spec::MAX_INVITE_LIFE)),
+    ] {
+        let row = format!("| `{limit}` | {value} ");
+        assert!(SPEC.contains(&row), "the document lacks `{row}`");
+    }
+}
+
+// The captured evening: Ben's side of it, from the bytes in the document.
+
+#[test]
+fn the_captured_evening_opens_as_the_document_tells() {
+    let shown = captured();
+    let get = |name: &str| shown[name].clone();
+    let keys = InviteKeys::new(&InviteSeed(get("seed").try_into().unwrap()));
+
+    let InboxPayload::Request {
+        join: id,
+        encapsulated,
+        sealed,
+    } = codec::decode(&get("request")).unwrap()
+    else {
+        panic!("a request");
+    };
+    let key_package = keys.open_request(&id, encapsulated, sealed).unwrap();
+    assert_eq!(key_package, get("key package"));
+    assert_eq!(id, JoinId::of(&key_package));
+    let me: MemberId = MemberId::from_bytes(get("member").try_into().unwrap());
+
+    let InboxPayload::Reply { reply, signature } = codec::decode(&get("reply")).unwrap() else {
+        panic!("a reply");
+    };
+    let link = keys.link(NOW, vec![]);
+    let Some(Reply::Welcome {
+        join: answered,
+        welcome,
+        note,
+    }) = link.open_reply(&reply, &signature)
+    else {
+        panic!("a welcome");
+    };
+    assert_eq!(answered, id);
+
+    let candidate = candidate(&key_package, &get("init key"), &get("encryption key"));
+    let open_note = |key: &RoutingSecret| {
+        assert_specified("welcome key", key.as_bytes());
+        let note = Envelope::parse(note).ok()?.open(&key.key()).ok()?;
+        assert_specified("welcome note", &note);
+        codec::decode(&note)
+            .ok()
+            .filter(|note: &WelcomeNote| note.join == id)
+    };
+    let (group, joined) = join(&candidate, &me, &welcome, open_note, NOW).unwrap();
+    let epoch = joined.id;
+    assert_specified("group", group.as_bytes());
+    assert_specified("epoch", epoch.as_bytes());
+    assert_specified("routing secret", joined.meta.routing.as_bytes());
+    let names: Vec<&str> = joined
+        .meta
+        .roster
+        .iter()
+        .map(|member| member.name.as_str())
+        .collect();
+    assert_eq!(names, ["Ana", "Chloe", "Ben"]);
+
+    let Payload::Message { epoch: of, mls } = codec::decode(&get("message")).unwrap() else {
+        panic!("a message");
+    };
+    assert_eq!(of, epoch);
+    let opened = joined.decrypt(&group, &mls).unwrap();
+    assert_eq!(
+        (opened.author, opened.seq),
+        (joined.meta.roster[0].id, ANAS_POST_SEQ)
+    );
+    assert_specified("event", &opened.content);
+    let said = Event::decode(&opened.content).unwrap();
+    let last = EventId::of(&opened.author, &opened.content);
+    assert_specified("event's id", last.as_bytes());
+    assert!(said.previous.is_some(), "the invite comes before it");
+    assert_eq!(
+        said.body,
+        Body::Post {
+            text: "welcome, Ben".into()
+        }
+    );
+
+    let Payload::Commit { parent, mls } = codec::decode(&get("commit")).unwrap() else {
+        panic!("a commit");
+    };
+    assert_eq!(parent, epoch);
+    let next = joined.follow(&group, &mls, NOW).unwrap();
+    assert_specified("epoch after the removal", next.id.as_bytes());
+    assert_specified("routing secret after it", next.meta.routing.as_bytes());
+    let note = next.meta.note.unwrap();
+    assert_specified("note of the removal", &codec::encode(&note).unwrap());
+    assert_eq!(note.reason.as_deref(), Some("unkind"));
+    assert_eq!(note.cuts[0].last, None, "Chloe said nothing");
+    assert_eq!(next.meta.roster.len(), 2);
+}
+
+/// Ana's invite and two admissions come before her post.
+const ANAS_POST_SEQ: u64 = 4;
+
+/// Rebuilds what Ben's node kept of its KeyPackage, from the private keys in the document.
+fn candidate(key_package: &[u8], init: &[u8], encryption: &[u8]) -> EpochStorage {
+    let storage = EpochStorage::default();
+    let package = KeyPackageIn::tls_deserialize_exact(key_package)
+        .unwrap()
+        .validate(storage.crypto(), ProtocolVersion::Mls10)
+        .unwrap();
+    // A KeyPackageBundle in postcard: the package, then each private key after its length.
+    let mut bundle = postcard::to_stdvec(&package).unwrap();
+    for key in [init, encryption] {
+        bundle.push(key.len() as u8);
+        bundle.extend(key);
+    }
+    let bundle: openmls::prelude::KeyPackageBundle = postcard::from_bytes(&bundle).unwrap();
+    let reference = package.hash_ref(storage.crypto()).unwrap();
+    storage.write_key_package(&reference, &bundle).unwrap();
+    storage
+}
+
+/// The document's captured blocks, by name.
+fn captured() -> BTreeMap<&'static str, Vec<u8>> {
+    let block = |block: &'static str| {
+        let (name, rest) = block.split_once('\n').unwrap();
+        let (digits, _) = rest.split_once("```").unwrap();
+        let digits: String = digits.split_whitespace().collect();
+        (name.trim(), HEXLOWER.decode(digits.as_bytes()).unwrap())
+    };
+    SPEC.split("```captured ").skip(1).map(block).collect()
+}
+
+fn wrapped(bytes: &[u8]) -> String {
+    let digits = HEXLOWER.encode(bytes);
+    let lines = digits
+        .as_bytes()
+        .chunks(96)
+        .map(|line| String::from_utf8_lossy(line));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Plays the evening anew and prints its blocks. Needed only when a format changes.
+#[test]
+#[ignore = "prints what to put into the document"]
+fn capture() {
+    let mut rng = CountingRng::from(0x10);
+    let mut ana = Profile::new(RootSeed::generate(&mut rng));
+    let mut chloe = Profile::new(RootSeed::generate(&mut rng));
+    let mut ben = Profile::new(RootSeed::generate(&mut rng));
+    let out = ana.handle(
+        Input::Command(Command::CreateGroup {
+            name: name("Evening"),
+            pseudonym: name("Ana"),
+            community: vec![address()],
+        }),
+        NOW,
+        &mut rng,
+    );
+    let Some(Output::Done(Ok(Outcome::Founded(group)))) = out.last() else {
+        panic!("a group");
+    };
+    let group = *group;
+    let invite = Command::NewInvite {
+        group,
+        life: Span::DAY,
+        uses: 2,
+    };
+    let mut seed = [0; 32];
+    rng.clone().fill_bytes(&mut seed);
+    let out = ana.handle(Input::Command(invite), NOW, &mut rng);
+    let Some(Output::Done(Ok(Outcome::Invited(_, link)))) = out.last() else {
+        panic!("a link");
+    };
+    let link = link.to_string();
+    let kept = |out: &[Output]| -> Vec<Envelope> {
+        let envelopes = out.iter().filter_map(|output| match output {
+            Output::Keep(envelope) => Some(envelope.clone()),
+            _ => None,
+        });
+        envelopes.collect()
+    };
+    let keys = InviteKeys::new(&InviteSeed(seed));
+    let mut last_request = Vec::new();
+    let mut last_replies = Vec::new();
+    let mut private = Vec::new();
+    for (newcomer, called) in [(&mut chloe, "Chloe"), (&mut ben, "Ben")] {
+        let ask = Command::Join {
+            link: link.clone(),
+            pseudonym: name(called),
+        };
+        let out = newcomer.handle(Input::Command(ask), NOW, &mut rng);
+        private = out
+            .iter()
+            .find_map(|output| match output {
+                Output::Persist {
+                    value: Some(value), ..
+                } => Some(value.to_vec()),
+                _ => None,
+            })
+            .unwrap();
+        last_request = kept(&out);
+        let out = ana.handle(Input::Envelope(last_request[0].clone()), NOW, &mut rng);
+        last_replies = kept(&out);
+    }
+    let request = last_request[0].open(&keys.inbox().key()).unwrap();
+    let InboxPayload::Request {
+        join: id,
+        encapsulated,
+        sealed,
+    } = codec::decode(&request).unwrap()
+    else {
+        panic!("a request");
+    };
+    let key_package = keys.open_request(&id, encapsulated, sealed).unwrap();
+    // The private keys end the bundle, each after its length.
+    let package = KeyPackageIn::tls_deserialize_exact(&key_package[..])
+        .unwrap()
+        .validate(EpochStorage::default().crypto(), ProtocolVersion::Mls10)
+        .unwrap();
+    let encoded = postcard::to_stdvec(&package).unwrap();
+    let at = private
+        .windows(encoded.len())
+        .position(|window| window == encoded)
+        .unwrap()
+        + encoded.len();
+    let reply = last_replies
+        .iter()
+        .find_map(|envelope| envelope.open(&keys.inbox().key()).ok())
+        .unwrap();
+    let post = Command::Post {
+        group,
+        text: "welcome, Ben".into(),
+    };
+    let out = ana.handle(Input::Command(post), NOW, &mut rng);
+    let routing = |profile: &Profile| profile.group(&group).unwrap().routings()[0].clone();
+    let message = kept(&out)[0].open(&routing(&ana).key()).unwrap();
+    let roster = ana.group(&group).unwrap().roster().to_vec();
+    let before = routing(&ana);
+    let removal = Command::Remove {
+        group,
+        member: roster[1].id,
+        reason: "unkind".into(),
+    };
+    let out = ana.handle(Input::Command(removal), NOW, &mut rng);
+    // The post, which no mailbox has confirmed, is sent again in the new epoch.
+    let commit = kept(&out)
+        .iter()
+        .find_map(|envelope| envelope.open(&before.key()).ok())
+        .unwrap();
+    for (block, bytes) in [
+        ("seed", &seed[..]),
+        ("request", &request),
+        ("key package", &key_package),
+        ("member", package.leaf_node().signature_key().as_slice()),
+        ("init key", &private[at + 1..at + 33]),
+        ("encryption key", &private[at + 34..at + 66]),
+        ("reply", &reply),
+        ("message", &message),
+        ("commit", &commit),
+    ] {
+        println!("```captured {block}\n{}\n```\n", wrapped(bytes));
+    }
+}
