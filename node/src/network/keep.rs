@@ -1,0 +1,134 @@
+//! Keeping a peer connected: what is under way with it, and when to try again.
+
+use std::time::Duration;
+
+use libp2p::{Multiaddr, swarm::ConnectionId};
+use tokio::time::Instant;
+
+use super::{LinkId, address::DialAddress};
+
+/// First wait before another attempt.
+pub(super) const FIRST_RETRY: Duration = Duration::from_millis(250);
+/// Longest wait before another attempt.
+pub(super) const LAST_RETRY: Duration = Duration::from_mins(1);
+/// A link that lived this long counts as a success: the waits start over. One that ends at once,
+/// because the other side is full or broken, does not, or it would be tried four times a second.
+const STEADY: Duration = Duration::from_secs(5);
+
+/// A peer that is to be kept connected.
+pub(super) struct Kept {
+    /// Where it may be reached; never empty.
+    pub addresses: Vec<DialAddress>,
+    pub phase: Phase,
+    failures: u32,
+}
+
+/// What is under way with a kept peer.
+pub(super) enum Phase {
+    /// Nothing until then.
+    Waiting(Instant),
+    /// Its names are being looked up.
+    Resolving,
+    /// A connection is being made, to addresses that stand for what the user wrote.
+    Dialing {
+        connection: ConnectionId,
+        targets: Vec<Target>,
+    },
+    /// Connected; its mailbox was asked for.
+    Opening(ConnectionId),
+    Up {
+        link: LinkId,
+        since: Instant,
+    },
+}
+
+/// A machine address, and the address as the user wrote it.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    pub address: Multiaddr,
+    pub text: String,
+}
+
+impl Kept {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            addresses: Vec::new(),
+            phase: Phase::Waiting(now),
+            failures: 0,
+        }
+    }
+
+    /// When something is due, if anything is.
+    pub(super) fn due(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Waiting(until) => Some(until),
+            _ => None,
+        }
+    }
+
+    /// Goes to wait for the next attempt, after one failed or a link ended; gives the wait.
+    pub(super) fn wait(&mut self, now: Instant, chance: u32) -> Duration {
+        if let Phase::Up { since, .. } = self.phase
+            && now.saturating_duration_since(since) >= STEADY
+        {
+            self.failures = 0;
+        }
+        let wait = retry_after(self.failures, chance);
+        self.failures = self.failures.saturating_add(1);
+        self.phase = Phase::Waiting(now + wait);
+        wait
+    }
+}
+
+/// Doubles the wait at each failure, and spreads it by half to both sides, so that the members of
+/// a community node that comes back do not all return at one moment.
+fn retry_after(failures: u32, chance: u32) -> Duration {
+    let doubled = FIRST_RETRY.saturating_mul(2u32.saturating_pow(failures));
+    let wait = doubled.min(LAST_RETRY);
+    let spread = f64::from(chance) / f64::from(u32::MAX);
+    wait.mul_f64(0.5 + spread).min(LAST_RETRY)
+}
+
+/// Draws the chance that spreads a wait.
+pub(super) fn chance() -> u32 {
+    // Without randomness the waits are merely not spread.
+    getrandom::u32().unwrap_or(u32::MAX / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HALF: u32 = u32::MAX / 2 + 1;
+
+    #[test]
+    fn waits_double_up_to_a_minute() {
+        let waits: Vec<_> = (0..12)
+            .map(|failures| retry_after(failures, HALF).as_millis())
+            .collect();
+        assert_eq!(waits[..4], [250, 500, 1000, 2000]);
+        assert_eq!(waits[8..], [60_000; 4]);
+        assert_eq!(retry_after(u32::MAX, u32::MAX), LAST_RETRY);
+    }
+
+    #[test]
+    fn waits_are_spread_by_half_to_both_sides() {
+        assert_eq!(retry_after(1, 0), Duration::from_millis(250));
+        assert_eq!(retry_after(1, u32::MAX), Duration::from_millis(750));
+    }
+
+    #[test]
+    fn only_a_steady_link_makes_the_waits_start_over() {
+        let now = Instant::now();
+        let mut kept = Kept::new(now);
+        let up = |since| Phase::Up {
+            link: LinkId(1),
+            since,
+        };
+        assert_eq!(kept.wait(now, HALF), FIRST_RETRY);
+        kept.phase = up(now);
+        assert_eq!(kept.wait(now + STEADY / 2, HALF), 2 * FIRST_RETRY);
+        kept.phase = up(now);
+        assert_eq!(kept.wait(now + STEADY, HALF), FIRST_RETRY);
+    }
+}

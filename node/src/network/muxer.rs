@@ -1,0 +1,281 @@
+//! Yamux over TCP, with a bound on what one connection can make us hold.
+//!
+//! libp2p's own adapter sets only the number of streams. The receive windows of a connection then
+//! grow up to 1 GiB in total, driven by a round-trip time that the remote side controls, so a
+//! hostile peer could fill that much memory as soon as we read slowly. Here every stream keeps the
+//! protocol's initial 256 KiB window and a connection has few streams, so a connection's unread
+//! bytes stay below [`MAX_UNREAD_BYTES`].
+//!
+//! Closing is bounded as well: a dead peer whose socket takes no more bytes would otherwise keep a
+//! closing connection, and its place among the connections per peer, until the operating system
+//! gives up.
+
+use std::{
+    collections::VecDeque,
+    future::{Future, Ready, ready},
+    iter,
+    pin::Pin,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use futures::{AsyncRead, AsyncWrite};
+use libp2p::core::{
+    muxing::{StreamMuxer, StreamMuxerEvent},
+    upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo},
+};
+use tokio::time::Sleep;
+use yamux::{ConnectionError, DEFAULT_CREDIT, Mode};
+
+/// Most streams of one connection, both directions together. Honest use stays below 16: gossip 2,
+/// mailbox up to 4, ping 2, identify 3, and some that are just closing.
+pub(super) const MAX_STREAMS: usize = 32;
+/// Most bytes of one connection that have arrived and are not read yet: 8 MiB.
+pub(super) const MAX_UNREAD_BYTES: usize = MAX_STREAMS * DEFAULT_CREDIT as usize;
+/// Longest time to say goodbye to a peer.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Upgrades an authenticated connection to a [`Muxer`].
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct BoundedYamux;
+
+impl BoundedYamux {
+    fn muxer<C: AsyncRead + AsyncWrite + Unpin>(socket: C, mode: Mode) -> Muxer<C> {
+        let mut config = yamux::Config::default();
+        // In this order: the window must have room for every stream's first 256 KiB, and with room
+        // for no more than that, no window ever grows.
+        config.set_max_num_streams(MAX_STREAMS);
+        config.set_max_connection_receive_window(Some(MAX_UNREAD_BYTES));
+        Muxer {
+            connection: yamux::Connection::new(socket, config, mode),
+            arrived: VecDeque::new(),
+            waiting: None,
+            closing: None,
+        }
+    }
+}
+
+impl UpgradeInfo for BoundedYamux {
+    type Info = &'static str;
+    type InfoIter = iter::Once<&'static str>;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        iter::once("/yamux/1.0.0")
+    }
+}
+
+impl<C: AsyncRead + AsyncWrite + Unpin> InboundConnectionUpgrade<C> for BoundedYamux {
+    type Output = Muxer<C>;
+    type Error = ConnectionError;
+    type Future = Ready<Result<Muxer<C>, ConnectionError>>;
+
+    fn upgrade_inbound(self, socket: C, _: Self::Info) -> Self::Future {
+        ready(Ok(Self::muxer(socket, Mode::Server)))
+    }
+}
+
+impl<C: AsyncRead + AsyncWrite + Unpin> OutboundConnectionUpgrade<C> for BoundedYamux {
+    type Output = Muxer<C>;
+    type Error = ConnectionError;
+    type Future = Ready<Result<Muxer<C>, ConnectionError>>;
+
+    fn upgrade_outbound(self, socket: C, _: Self::Info) -> Self::Future {
+        ready(Ok(Self::muxer(socket, Mode::Client)))
+    }
+}
+
+/// One connection that carries many streams.
+pub(super) struct Muxer<C> {
+    connection: yamux::Connection<C>,
+    /// Streams that arrived while the connection was driven for another reason; at most
+    /// [`MAX_STREAMS`], since yamux refuses more.
+    arrived: VecDeque<yamux::Stream>,
+    /// Who waits for such a stream.
+    waiting: Option<Waker>,
+    closing: Option<Pin<Box<Sleep>>>,
+}
+
+impl<C: AsyncRead + AsyncWrite + Unpin> Muxer<C> {
+    /// Drives the connection until a stream arrives.
+    fn drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<yamux::Stream, ConnectionError>> {
+        self.connection
+            .poll_next_inbound(cx)
+            .map(|next| next.unwrap_or(Err(ConnectionError::Closed)))
+    }
+}
+
+impl<C: AsyncRead + AsyncWrite + Unpin> StreamMuxer for Muxer<C> {
+    type Substream = yamux::Stream;
+    type Error = ConnectionError;
+
+    fn poll_inbound(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<yamux::Stream, ConnectionError>> {
+        if let Some(stream) = self.arrived.pop_front() {
+            return Poll::Ready(Ok(stream));
+        }
+        let next = self.drive(cx);
+        if next.is_pending() {
+            self.waiting = Some(cx.waker().clone());
+        }
+        next
+    }
+
+    fn poll_outbound(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<yamux::Stream, ConnectionError>> {
+        self.connection.poll_new_outbound(cx)
+    }
+
+    fn poll_close(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), ConnectionError>> {
+        let closed = self.connection.poll_close(cx);
+        if closed.is_ready() {
+            return closed;
+        }
+        self.closing
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(CLOSE_TIMEOUT)))
+            .as_mut()
+            .poll(cx)
+            .map(Ok)
+    }
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<StreamMuxerEvent, ConnectionError>> {
+        // Every stream that has arrived is kept for `poll_inbound`, which is the only one to hand
+        // streams out; this function never has an event of its own.
+        loop {
+            match self.drive(cx) {
+                Poll::Ready(Ok(stream)) => self.arrived.push_back(stream),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => break,
+            }
+            if let Some(waker) = self.waiting.take() {
+                waker.wake();
+            }
+        }
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use futures::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    type Socket = compat::Tcp;
+
+    /// Lets yamux, which speaks the `futures` traits, use a tokio socket.
+    mod compat {
+        use std::{
+            io,
+            pin::Pin,
+            task::{Context, Poll, ready},
+        };
+
+        use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+
+        pub struct Tcp(pub tokio::net::TcpStream);
+
+        impl futures::AsyncRead for Tcp {
+            fn poll_read(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                bytes: &mut [u8],
+            ) -> Poll<io::Result<usize>> {
+                let mut bytes = ReadBuf::new(bytes);
+                ready!(Pin::new(&mut self.0).poll_read(cx, &mut bytes))?;
+                Poll::Ready(Ok(bytes.filled().len()))
+            }
+        }
+
+        impl futures::AsyncWrite for Tcp {
+            fn poll_write(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                bytes: &[u8],
+            ) -> Poll<io::Result<usize>> {
+                Pin::new(&mut self.0).poll_write(cx, bytes)
+            }
+
+            fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Pin::new(&mut self.0).poll_flush(cx)
+            }
+
+            fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Pin::new(&mut self.0).poll_shutdown(cx)
+            }
+        }
+    }
+
+    async fn pair() -> (Muxer<Socket>, Muxer<Socket>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (dialed, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (
+            BoundedYamux::muxer(compat::Tcp(dialed.unwrap()), Mode::Client),
+            BoundedYamux::muxer(compat::Tcp(accepted.unwrap().0), Mode::Server),
+        )
+    }
+
+    async fn open(muxer: &mut Muxer<Socket>) -> yamux::Stream {
+        poll_fn(|cx| Pin::new(&mut *muxer).poll_outbound(cx))
+            .await
+            .unwrap()
+    }
+
+    fn drive(mut muxer: Muxer<Socket>) {
+        tokio::spawn(async move { poll_fn(|cx| Pin::new(&mut muxer).poll(cx)).await.map(drop) });
+    }
+
+    /// A sender that is never read gets rid of one window and no more, however long it tries.
+    #[tokio::test]
+    async fn an_unread_stream_takes_one_window_and_no_more() {
+        let (mut client, mut server) = pair().await;
+        let mut sending = open(&mut client).await;
+        drive(client);
+        let mut writer = tokio::spawn(async move {
+            let mut sent = 0;
+            let chunk = vec![0; 16 * 1024];
+            while sent < 4 * DEFAULT_CREDIT as usize {
+                match tokio::time::timeout(Duration::from_secs(1), sending.write(&chunk)).await {
+                    Ok(written) => sent += written.unwrap(),
+                    Err(_) => break,
+                }
+            }
+            (sent, sending)
+        });
+        let mut receiving = poll_fn(|cx| Pin::new(&mut server).poll_inbound(cx))
+            .await
+            .unwrap();
+        drive(server);
+        let (sent, _sending) = (&mut writer).await.unwrap();
+        assert!(
+            sent <= DEFAULT_CREDIT as usize + 64 * 1024,
+            "{sent} bytes were taken"
+        );
+        let mut read = vec![0; DEFAULT_CREDIT as usize];
+        receiving.read_exact(&mut read).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn streams_beyond_the_limit_are_refused() {
+        let (mut client, _server) = pair().await;
+        let mut streams = Vec::new();
+        for _ in 0..MAX_STREAMS {
+            streams.push(open(&mut client).await);
+        }
+        let refused = poll_fn(|cx| Pin::new(&mut client).poll_outbound(cx)).await;
+        assert!(matches!(refused, Err(ConnectionError::TooManyStreams)));
+    }
+}

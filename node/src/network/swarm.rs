@@ -1,0 +1,177 @@
+//! Puts libp2p together: transports, behaviours and their limits.
+
+use std::{convert::Infallible, time::Duration};
+
+use libp2p::{
+    Swarm, SwarmBuilder, allow_block_list,
+    allow_block_list::BlockedPeers,
+    connection_limits,
+    connection_limits::ConnectionLimits,
+    identify, memory_connection_limits, noise, ping, quic,
+    swarm::{self, NetworkBehaviour, behaviour::toggle::Toggle},
+    tcp,
+};
+
+use super::{
+    NetworkError, NetworkLimits, NodeKey, Role,
+    gossip::{self, Followed},
+    muxer::{BoundedYamux, MAX_STREAMS},
+    stream,
+};
+
+/// Most connections with one peer: one, and one that is being replaced.
+const MAX_CONNECTIONS_PER_PEER: u32 = 2;
+/// Share of the connections that others may not take, in parts of all: we can always dial.
+const RESERVED_FOR_DIALING: u32 = 8;
+/// Most dials at once.
+const MAX_DIALS: u32 = 64;
+/// How often a connection is checked, and how long it may take to answer.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection without a stream stays.
+const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
+/// How long a connection may take to be made, handshakes and all.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a QUIC connection stays when nothing is heard, in milliseconds.
+const QUIC_IDLE_TIMEOUT_MS: u32 = 30_000;
+/// Most bytes of one QUIC stream, and of one QUIC connection, that have arrived and are not read.
+const QUIC_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const QUIC_CONNECTION_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+/// Most streams of one connection that may be negotiating.
+const MAX_NEGOTIATING_STREAMS: usize = 16;
+
+/// What identify says of every node. The list of protocols, which it also sends, names kith as it
+/// is; these two strings add no version and nothing else that could tell one node from another.
+const IDENTIFY_PROTOCOL: &str = "kith/1";
+const IDENTIFY_AGENT: &str = "";
+
+/// Behaviours, those that refuse connections first: the others then never hear of a connection
+/// that is refused.
+#[derive(NetworkBehaviour)]
+#[behaviour(to_swarm = "Event")]
+pub(super) struct Behaviour {
+    limits: connection_limits::Behaviour,
+    memory: memory_connection_limits::Behaviour,
+    pub blocked: allow_block_list::Behaviour<BlockedPeers>,
+    ping: ping::Behaviour,
+    identify: identify::Behaviour,
+    pub mailbox: stream::Behaviour,
+    /// Absent from a community node, which is no hub: a star around one default gossipsub hub
+    /// delivered 60 % of the messages.
+    pub gossip: Toggle<gossip::Behaviour>,
+}
+
+/// What the behaviours tell the driver.
+pub(super) enum Event {
+    Ping(ping::Event),
+    Mailbox(stream::Event),
+    Gossip(libp2p::gossipsub::Event),
+    /// Nothing that anyone needs to know.
+    Other,
+}
+
+impl From<ping::Event> for Event {
+    fn from(event: ping::Event) -> Self {
+        Self::Ping(event)
+    }
+}
+
+impl From<stream::Event> for Event {
+    fn from(event: stream::Event) -> Self {
+        Self::Mailbox(event)
+    }
+}
+
+impl From<libp2p::gossipsub::Event> for Event {
+    fn from(event: libp2p::gossipsub::Event) -> Self {
+        Self::Gossip(event)
+    }
+}
+
+impl From<identify::Event> for Event {
+    fn from(_: identify::Event) -> Self {
+        Self::Other
+    }
+}
+
+impl From<Infallible> for Event {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+/// Builds the swarm of a node. Must run inside of a tokio runtime.
+///
+/// `accepts` tells whether mailbox streams are accepted; `followed` are the topics, of a node that
+/// gossips.
+pub(super) fn build(
+    key: &NodeKey,
+    role: Role,
+    limits: &NetworkLimits,
+    accepts: bool,
+    followed: Followed,
+) -> Result<Swarm<Behaviour>, NetworkError> {
+    let setup = |reason: String| NetworkError::Setup { reason };
+    let gossip = match role {
+        Role::Personal => Some(gossip::behaviour(followed).map_err(setup)?),
+        Role::Community => None,
+    };
+    let swarm = SwarmBuilder::with_existing_identity(key.keypair())
+        .with_tokio()
+        .with_tcp(
+            tcp::Config::new().nodelay(true),
+            noise::Config::new,
+            BoundedYamux::default,
+        )
+        .map_err(|error| setup(error.to_string()))?
+        .with_quic_config(shrink_quic)
+        .with_behaviour(|keypair| Behaviour {
+            limits: connection_limits::Behaviour::new(connection_limits(limits)),
+            memory: memory_connection_limits::Behaviour::with_max_bytes(limits.memory_bytes),
+            blocked: allow_block_list::Behaviour::default(),
+            ping: ping::Behaviour::new(
+                ping::Config::new()
+                    .with_interval(PING_INTERVAL)
+                    .with_timeout(PING_TIMEOUT),
+            ),
+            identify: identify::Behaviour::new(
+                identify::Config::new(IDENTIFY_PROTOCOL.to_owned(), keypair.public())
+                    .with_agent_version(IDENTIFY_AGENT.to_owned())
+                    .with_hide_listen_addrs(true)
+                    // No address that a peer claims is kept: only the user's are dialed.
+                    .with_cache_size(0),
+            ),
+            mailbox: stream::Behaviour::new(accepts),
+            gossip: Toggle::from(gossip),
+        })
+        .map_err(|error| setup(error.to_string()))?
+        .with_swarm_config(shrink_swarm)
+        .with_connection_timeout(CONNECT_TIMEOUT)
+        .build();
+    Ok(swarm)
+}
+
+fn connection_limits(limits: &NetworkLimits) -> ConnectionLimits {
+    let reserved = limits.connections / RESERVED_FOR_DIALING;
+    ConnectionLimits::default()
+        .with_max_pending_incoming(Some(limits.pending_incoming))
+        .with_max_pending_outgoing(Some(MAX_DIALS))
+        .with_max_established(Some(limits.connections))
+        .with_max_established_incoming(Some(limits.connections - reserved))
+        .with_max_established_per_peer(Some(MAX_CONNECTIONS_PER_PEER))
+}
+
+fn shrink_quic(mut config: quic::Config) -> quic::Config {
+    config.handshake_timeout = CONNECT_TIMEOUT;
+    config.max_idle_timeout = QUIC_IDLE_TIMEOUT_MS;
+    config.max_stream_data = QUIC_STREAM_WINDOW_BYTES;
+    config.max_connection_data = QUIC_CONNECTION_WINDOW_BYTES;
+    config.max_concurrent_stream_limit = u32::try_from(MAX_STREAMS).unwrap_or(u32::MAX);
+    config
+}
+
+fn shrink_swarm(config: swarm::Config) -> swarm::Config {
+    config
+        .with_idle_connection_timeout(IDLE_TIMEOUT)
+        .with_max_negotiating_inbound_streams(MAX_NEGOTIATING_STREAMS)
+}
