@@ -281,8 +281,9 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// What the loop answers; [`ErrorCode::Busy`] when too many requests wait or the answer
-    /// takes longer than [`REPLY_WAIT`]; [`ErrorCode::Stopping`] when the loop has ended.
+    /// What the loop answers; [`ErrorCode::Busy`] when too many requests wait,
+    /// [`ErrorCode::NoAnswer`] when the answer takes longer than [`REPLY_WAIT`],
+    /// [`ErrorCode::Stopping`] when the loop has ended.
     pub async fn call(&self, request: Request) -> Result<Reply, ApiError> {
         let (sender, receiver) = oneshot::channel();
         self.requests
@@ -294,7 +295,7 @@ impl Handle {
         match tokio::time::timeout(REPLY_WAIT, receiver).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(ApiError::stopping()),
-            Err(_) => Err(ApiError::busy()),
+            Err(_) => Err(ApiError::no_answer()),
         }
     }
 
@@ -308,6 +309,11 @@ impl Requests {
     /// Waits for the next request; `None` once every handle is gone. Safe to cancel.
     pub async fn next(&mut self) -> Option<(Request, Answer)> {
         self.requests.recv().await
+    }
+
+    /// Gives the next request if one waits already.
+    pub fn try_next(&mut self) -> Option<(Request, Answer)> {
+        self.requests.try_recv().ok()
     }
 
     /// Tells whoever listens; nobody need be listening.
@@ -397,11 +403,12 @@ mod tests {
     #[tokio::test]
     async fn the_queue_is_bounded() {
         let (handle, _requests) = Handle::channel();
-        for _ in 0..REQUESTS_WAITING_MAX {
-            let handle = handle.clone();
-            tokio::spawn(async move { handle.call(Request::Status).await });
+        let mut waiting: Vec<_> = (0..REQUESTS_WAITING_MAX)
+            .map(|_| Box::pin(handle.call(Request::Status)))
+            .collect();
+        for call in &mut waiting {
+            assert!(futures::poll!(call).is_pending());
         }
-        tokio::task::yield_now().await;
         let error = handle.call(Request::Status).await.unwrap_err();
         assert_eq!(error.code, ErrorCode::Busy);
     }

@@ -94,6 +94,8 @@ codes! {
     LimitReached = 429,
     /// The node has too much to do at the moment.
     Busy = 503,
+    /// The node took too long to answer; it may still do what was asked.
+    NoAnswer = 504,
     /// The node is stopping.
     Stopping = 503,
     /// The disk refused, or is full.
@@ -103,9 +105,7 @@ codes! {
 }
 
 /// An error as clients see it.
-#[derive(
-    Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize, ToSchema,
-)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize, ToSchema)]
 #[error("{message}")]
 pub struct ApiError {
     /// Stable name of the cause.
@@ -227,7 +227,7 @@ impl ApiError {
     pub fn invite_revoked() -> Self {
         Self::new(
             ErrorCode::InviteRevoked,
-            "this invite was taken back",
+            "this invite was revoked: a steward took it back",
             "ask for a new one",
         )
     }
@@ -236,7 +236,7 @@ impl ApiError {
     pub fn invite_used_up() -> Self {
         Self::new(
             ErrorCode::InviteUsedUp,
-            "this invite was already used",
+            "this invite was used up: it let in as many people as it was for",
             "ask for a new one",
         )
     }
@@ -256,6 +256,15 @@ impl ApiError {
             ErrorCode::Busy,
             "the node has too much to do at the moment",
             "try again in a few seconds",
+        )
+    }
+
+    /// The node took too long to answer; it may still do what was asked.
+    pub fn no_answer() -> Self {
+        Self::new(
+            ErrorCode::NoAnswer,
+            "the node has not answered in time, and may still do what was asked",
+            "look whether it did before you try again",
         )
     }
 

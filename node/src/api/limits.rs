@@ -2,28 +2,32 @@
 //!
 //! Each check names the limit and what was given, so that a person can mend it.
 
+use kith_protocol::event::{self, TextError};
+use kith_protocol::name::{Name, NameError};
+use kith_protocol::vault;
+
 use super::{ApiError, ErrorCode};
 
 /// Longest request body, in bytes: a longest post with every byte escaped fits.
 pub const BODY_MAX: usize = 256 * 1024;
 /// Longest post, in bytes.
-pub const TEXT_MAX: usize = 32_768;
+pub const TEXT_MAX: usize = event::MAX_TEXT;
 /// Longest name of a group or a member, in bytes.
-pub const NAME_MAX: usize = 128;
+pub const NAME_MAX: usize = Name::MAX_LEN;
 /// Longest reason for a removal, in bytes.
-pub const REASON_MAX: usize = 1024;
+pub const REASON_MAX: usize = kith_protocol::group::MAX_REASON;
 /// Longest invite link, in bytes.
 pub const LINK_MAX: usize = 4096;
 /// Longest reference to a group, a member, an invite or an entry, in bytes.
 pub const REFERENCE_MAX: usize = 256;
 /// Shortest passphrase of a new vault, in characters.
-pub const PASSPHRASE_MIN: usize = 8;
+pub const PASSPHRASE_MIN: usize = vault::MIN_PASSPHRASE_CHARS;
 /// Longest passphrase, in bytes.
-pub const PASSPHRASE_MAX: usize = 1024;
+pub const PASSPHRASE_MAX: usize = vault::MAX_PASSPHRASE_BYTES;
 /// Most community nodes of a group.
-pub const COMMUNITY_MAX: usize = 8;
+pub const COMMUNITY_MAX: usize = event::MAX_ADDRESSES;
 /// Longest multiaddr, in bytes.
-pub const ADDRESS_MAX: usize = 512;
+pub const ADDRESS_MAX: usize = event::MAX_ADDRESS_LEN;
 /// Shortest life of an invite, in milliseconds: one second.
 pub const INVITE_EXPIRES_MS_MIN: u64 = 1000;
 /// Longest life of an invite, in milliseconds: 30 days, as long as mailboxes keep requests.
@@ -37,60 +41,47 @@ pub const ENTRIES_MAX: u32 = 500;
 /// Longest time for which one request waits for a join, in milliseconds.
 pub const JOIN_WAIT_MS_MAX: u64 = 20_000;
 
-/// Characters that would let a name reorder or hide the text around it.
-const DIRECTION_MARKS: [char; 9] = [
-    '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}', '\u{2066}', '\u{2067}', '\u{2068}',
-    '\u{2069}',
-];
-
-/// Checks the text of a post.
+/// Checks the text of a post by the protocol's own rule.
 ///
 /// # Errors
 ///
 /// [`ErrorCode::TextEmpty`] or [`ErrorCode::TextTooLong`].
 pub fn check_text(text: &str) -> Result<(), ApiError> {
-    if text.trim().is_empty() {
-        return Err(ApiError::new(
+    event::check_text(text).map_err(|refused| match refused {
+        TextError::Empty => ApiError::new(
             ErrorCode::TextEmpty,
             "the message is empty",
             "write a few words first",
-        ));
-    }
-    if text.len() > TEXT_MAX {
-        return Err(ApiError::new(
-            ErrorCode::TextTooLong,
-            format!(
-                "the message has {} bytes; at most {TEXT_MAX} bytes (32 KiB) are allowed",
-                text.len()
-            ),
-            "shorten it, or send it as several messages",
-        ));
-    }
-    Ok(())
+        ),
+        TextError::TooLong { len } => text_too_long(len as u64),
+    })
 }
 
-/// Checks a name; `what` says whose, for the message.
+/// Words the error for a post of `bytes` bytes.
+pub fn text_too_long(bytes: u64) -> ApiError {
+    ApiError::new(
+        ErrorCode::TextTooLong,
+        format!("the message has {bytes} bytes; at most {TEXT_MAX} bytes (32 KiB) are allowed"),
+        "shorten it, or send it as several messages",
+    )
+}
+
+/// Checks a name by the protocol's own rule; `what` says whose, for the message.
 pub(crate) fn check_name(what: &str, name: &str) -> Result<(), ApiError> {
-    let refuse = |message: String| {
-        Err(ApiError::new(
-            ErrorCode::NameInvalid,
-            message,
-            format!("choose 1 to {NAME_MAX} bytes of plain text"),
-        ))
-    };
-    if name.trim().is_empty() {
-        return refuse(format!("{what} is empty"));
-    }
-    if name.len() > NAME_MAX {
-        return refuse(format!(
+    let message = match Name::new(name) {
+        Ok(_) => return Ok(()),
+        Err(NameError::Empty) => format!("{what} is empty"),
+        Err(NameError::TooLong) => format!(
             "{what} has {} bytes; at most {NAME_MAX} are allowed",
-            name.len()
-        ));
-    }
-    if name.contains(|c: char| c.is_control() || DIRECTION_MARKS.contains(&c)) {
-        return refuse(format!("{what} holds control characters"));
-    }
-    Ok(())
+            name.trim().len()
+        ),
+        Err(NameError::Control) => format!("{what} holds line breaks or control characters"),
+    };
+    Err(ApiError::new(
+        ErrorCode::NameInvalid,
+        message,
+        format!("choose 1 to {NAME_MAX} bytes of plain text"),
+    ))
 }
 
 /// Checks the reason for a removal.
@@ -106,7 +97,11 @@ pub(crate) fn check_reason(reason: &str) -> Result<(), ApiError> {
 }
 
 /// Checks the passphrase of a new vault.
-pub(crate) fn check_new_passphrase(passphrase: &str) -> Result<(), ApiError> {
+///
+/// # Errors
+///
+/// [`ErrorCode::PassphraseTooShort`], or [`ErrorCode::BadRequest`] when it is too long.
+pub fn check_new_passphrase(passphrase: &str) -> Result<(), ApiError> {
     let length = passphrase.chars().count();
     if length < PASSPHRASE_MIN {
         return Err(ApiError::new(

@@ -1,5 +1,7 @@
 //! What the node answers, one struct a kind. Identifiers are lower-case hexadecimal text.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -273,6 +275,20 @@ pub struct Delivery {
     pub until: Option<Moment>,
 }
 
+impl fmt::Display for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.community_nodes {
+            0 => return f.write_str("on this device"),
+            1 => f.write_str("on 1 community node")?,
+            n => write!(f, "on {n} community nodes")?,
+        }
+        match self.until {
+            None => Ok(()),
+            Some(moment) => write!(f, " until {}", moment.in_local_time("%-d %b %Y")),
+        }
+    }
+}
+
 /// One entry of a group's view.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Entry {
@@ -316,4 +332,24 @@ pub struct OpenLink {
     pub link: Secret,
     /// When it stops working, used or not.
     pub expires_at: Moment,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delivery_is_told_as_it_is() {
+        let told = |community_nodes, until| {
+            let delivery = Delivery {
+                community_nodes,
+                until,
+            };
+            delivery.to_string()
+        };
+        assert_eq!(told(0, None), "on this device");
+        assert_eq!(told(2, None), "on 2 community nodes");
+        let until = Some(Moment::from_ms(1_795_435_200_000));
+        assert_eq!(told(1, until), "on 1 community node until 23 Nov 2026");
+    }
 }

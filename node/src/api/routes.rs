@@ -44,10 +44,7 @@ pub(crate) fn table() -> Vec<(&'static str, MethodRouter<Site>)> {
         ("/v1/vault/lock", post(vault_lock)),
         ("/v1/groups", get(group_list).post(group_new)),
         ("/v1/groups/{group}", get(group_show).delete(group_leave)),
-        (
-            "/v1/groups/{group}/entries",
-            get(entries).post(entry_new),
-        ),
+        ("/v1/groups/{group}/entries", get(entries).post(entry_new)),
         ("/v1/groups/{group}/members", get(member_list)),
         (
             "/v1/groups/{group}/members/{member}",

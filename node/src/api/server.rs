@@ -192,6 +192,9 @@ impl Serving {
 
     /// Stops: no new connections, event streams end, answers under way are finished within
     /// [`STOP_WAIT`], `api.json` is removed.
+    ///
+    /// The node's loop drops its [`Requests`](super::Requests) first: what still waits for an
+    /// answer is then told at once that the node is stopping.
     pub async fn stop(mut self) {
         // An error means that the task has ended already.
         let _ = self.stopping.send(true);

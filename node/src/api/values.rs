@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use jiff::tz::TimeZone;
 use kith_protocol::time::Time;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
@@ -64,8 +65,13 @@ impl Moment {
         self.0.unsigned_abs()
     }
 
-    /// The same moment as the calendar crate knows it.
-    pub(crate) fn timestamp(self) -> jiff::Timestamp {
+    /// Shows the moment in this computer's time zone; `format` is that of `strftime`.
+    pub fn in_local_time(self, format: &str) -> String {
+        let local = self.timestamp().to_zoned_datetime(TimeZone::system());
+        local.strftime(format).to_string()
+    }
+
+    fn timestamp(self) -> jiff::Timestamp {
         jiff::Timestamp::from_millisecond(self.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
     }
 }

@@ -31,7 +31,6 @@ struct GroupPage {
 struct Line {
     entry: Entry,
     when: When,
-    delivery: Option<String>,
     mine: bool,
 }
 
@@ -127,7 +126,6 @@ impl Line {
     fn new(entry: Entry, you: &str) -> Self {
         Self {
             when: show::when(entry.at),
-            delivery: entry.delivery.as_ref().map(show::delivery),
             mine: entry.author == you,
             entry,
         }

@@ -127,7 +127,12 @@ fn read(form: &InviteForm) -> Result<(u64, u32), ApiError> {
             "choose a number of days from 1 to 30",
         ));
     }
-    api::check_range("the number of people", uses.into(), 1, INVITE_USES_MAX.into())?;
+    api::check_range(
+        "the number of people",
+        uses.into(),
+        1,
+        INVITE_USES_MAX.into(),
+    )?;
     Ok((expires_ms, uses))
 }
 

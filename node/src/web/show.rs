@@ -1,9 +1,8 @@
-//! How times, delivery and links are shown on the page.
+//! How times and links are shown on the page.
 
-use jiff::tz::TimeZone;
 use qrcode::{Color, EcLevel, QrCode};
 
-use crate::api::{Delivery, Moment};
+use crate::api::Moment;
 
 /// White border that scanners need around a code, in modules.
 const QUIET_ZONE: usize = 4;
@@ -27,23 +26,9 @@ pub(super) fn until(moment: Moment) -> When {
 }
 
 fn shown_as(format: &str, moment: Moment) -> When {
-    let local = moment.timestamp().to_zoned_datetime(TimeZone::system());
     When {
         iso: moment.to_string(),
-        shown: local.strftime(format).to_string(),
-    }
-}
-
-/// Says who holds an entry.
-pub(super) fn delivery(delivery: &Delivery) -> String {
-    let nodes = match delivery.community_nodes {
-        0 => return "on this device".into(),
-        1 => "on 1 community node".into(),
-        n => format!("on {n} community nodes"),
-    };
-    match delivery.until {
-        None => nodes,
-        Some(moment) => format!("{nodes} until {}", shown_as("%-d %b %Y", moment).shown),
+        shown: moment.in_local_time(format),
     }
 }
 
@@ -73,20 +58,6 @@ pub(super) fn qr(link: &str) -> Option<Qr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn delivery_is_told_as_it_is() {
-        let told = |community_nodes, until| {
-            delivery(&Delivery {
-                community_nodes,
-                until,
-            })
-        };
-        assert_eq!(told(0, None), "on this device");
-        assert_eq!(told(2, None), "on 2 community nodes");
-        let until = Some(Moment::from_ms(1_795_435_200_000));
-        assert_eq!(told(1, until), "on 1 community node until 23 Nov 2026");
-    }
 
     #[test]
     fn the_end_of_time_can_be_shown() {

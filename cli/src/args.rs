@@ -1,0 +1,298 @@
+//! The grammar of the command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A private network of small groups.
+#[derive(Debug, Parser)]
+#[command(name = "kith", version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// Directory of this node's files [default: kith in the user's data directory]
+    #[arg(long, global = true, env = "KITH_PROFILE", value_name = "DIR")]
+    pub(crate) profile: Option<PathBuf>,
+
+    /// File that holds the passphrase, on one line
+    #[arg(long, global = true, env = "KITH_PASSPHRASE_FILE", value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+
+    /// Print JSON: one object a line
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Create the vault and show its 24 words, this once
+    Init(InitArgs),
+    /// Run your own node in the foreground and open its page
+    Up(UpArgs),
+    /// Run a community node in the foreground: it carries sealed messages for groups
+    Community(CommunityArgs),
+    /// Show what the running node does
+    Status,
+    /// Stop the running node
+    Stop,
+    /// Start, list, show or leave groups
+    #[command(subcommand)]
+    Group(GroupCommand),
+    /// Make, list or take back invites
+    #[command(subcommand)]
+    Invite(InviteCommand),
+    /// Join a group with an invite link
+    Join(JoinArgs),
+    /// Say something to a group
+    Post(PostArgs),
+    /// Read what a group says
+    Read(ReadArgs),
+    /// List or remove members
+    #[command(subcommand)]
+    Member(MemberCommand),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// Write the 24 words to this new file instead of showing them
+    #[arg(long, value_name = "FILE")]
+    pub(crate) words_to: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    /// Address to listen on; may be given several times
+    #[arg(long, value_name = "MULTIADDR")]
+    pub(crate) listen: Vec<String>,
+
+    /// Community node to use; may be given several times
+    #[arg(long, value_name = "MULTIADDR")]
+    pub(crate) community: Vec<String>,
+
+    /// Port of the page on this computer; 0 for any
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) api_port: u16,
+
+    /// Do not open the page in a browser
+    #[arg(long)]
+    pub(crate) no_open: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CommunityArgs {
+    /// Address to listen on; may be given several times
+    #[arg(long, value_name = "MULTIADDR")]
+    pub(crate) listen: Vec<String>,
+
+    /// How long messages are kept
+    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = span)]
+    pub(crate) retention: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GroupCommand {
+    /// Start a group
+    New {
+        /// What the group is called
+        name: String,
+        /// What its members will call you
+        #[arg(long = "as", value_name = "PSEUDONYM")]
+        pseudonym: String,
+        /// Community node of the group; may be given several times [default: the node's own]
+        #[arg(long, value_name = "MULTIADDR")]
+        community: Vec<String>,
+    },
+    /// List your groups
+    List,
+    /// Show one group
+    Show {
+        /// Name of the group, or the beginning of its id
+        group: String,
+    },
+    /// Leave a group for good
+    Leave {
+        /// Name of the group, or the beginning of its id
+        group: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum InviteCommand {
+    /// Make an invite
+    New {
+        /// Name of the group, or the beginning of its id
+        group: String,
+        /// How long the invite works, at most 30d
+        #[arg(long, value_name = "TIME", default_value = "7d", value_parser = span)]
+        expires: Duration,
+        /// How many people may join with it
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        uses: u32,
+    },
+    /// List a group's invites
+    List {
+        /// Name of the group, or the beginning of its id
+        group: String,
+    },
+    /// Take an invite back
+    Revoke {
+        /// Name of the group, or the beginning of its id
+        group: String,
+        /// Beginning of the invite's id
+        invite: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct JoinArgs {
+    /// The invite link, or - to read it from standard input
+    pub(crate) link: String,
+
+    /// What the group's members will call you
+    #[arg(long = "as", value_name = "PSEUDONYM")]
+    pub(crate) pseudonym: String,
+
+    /// How long to wait for a steward; the request goes on by itself afterwards
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = span)]
+    pub(crate) wait: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PostArgs {
+    /// Name of the group, or the beginning of its id
+    pub(crate) group: String,
+
+    /// What to say, or - to read it from standard input
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) text: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReadArgs {
+    /// Name of the group, or the beginning of its id
+    pub(crate) group: String,
+
+    /// Show only the latest N entries
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u32>,
+
+    /// Go on with new entries as they come
+    #[arg(long)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MemberCommand {
+    /// List a group's members
+    List {
+        /// Name of the group, or the beginning of its id
+        group: String,
+    },
+    /// Remove a member
+    Remove {
+        /// Name of the group, or the beginning of its id
+        group: String,
+        /// Name of the member, or the beginning of its id
+        member: String,
+        /// Why; the person and the group will read it
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+}
+
+/// Reads a span of time: digits and one of ms, s, m, h, d.
+fn span(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit_ms = match &text[digits.len()..] {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err("write a number and a unit: 30s, 10m, 12h or 7d".into()),
+    };
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(unit_ms))
+        .map(Duration::from_millis)
+        .ok_or_else(|| "write a whole number before the unit, such as 7d".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_form_of_the_contract_is_taken() {
+        for line in [
+            "init",
+            "init --words-to w",
+            "--profile p --passphrase-file f --json init",
+            "up",
+            "up --listen /ip4/127.0.0.1/tcp/0 --listen /ip4/127.0.0.1/udp/0/quic-v1 \
+             --community /ip4/127.0.0.1/tcp/1/p2p/x --api-port 0 --no-open",
+            "community",
+            "community --listen /ip4/127.0.0.1/tcp/0 --retention 30d",
+            "status",
+            "stop",
+            "group new Tuesday --as Ana --community a --community b",
+            "group list",
+            "group show Tuesday",
+            "group leave Tuesday",
+            "invite new Tuesday",
+            "invite new Tuesday --expires 7d --uses 1",
+            "invite list Tuesday",
+            "invite revoke Tuesday 00ff",
+            "join kith:x --as Ben",
+            "join - --as Ben --wait 60s",
+            "post Tuesday hello",
+            "post Tuesday -",
+            "read Tuesday",
+            "read Tuesday --limit 5 --follow --json",
+            "member list Tuesday",
+            "member remove Tuesday Eli --reason ads",
+        ] {
+            let words = std::iter::once("kith").chain(line.split_whitespace());
+            let parsed = Cli::try_parse_from(words);
+            assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_refused() {
+        for line in [
+            "",
+            "group new Tuesday",
+            "join kith:x",
+            "post Tuesday",
+            "member remove Tuesday Eli",
+            "invite new Tuesday --expires week",
+            "up --api-port 70000",
+        ] {
+            let words = std::iter::once("kith").chain(line.split_whitespace());
+            assert!(Cli::try_parse_from(words).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn spans_have_a_unit() {
+        assert_eq!(span("1500ms"), Ok(Duration::from_millis(1500)));
+        assert_eq!(span("60s"), Ok(Duration::from_secs(60)));
+        assert_eq!(span("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(span("7d"), Ok(Duration::from_secs(7 * 86_400)));
+        for text in ["", "7", "d", "-1d", "1.5h", "7days", "99999999999999999d"] {
+            assert!(span(text).is_err(), "{text}");
+        }
+    }
+}
