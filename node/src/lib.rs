@@ -3,6 +3,11 @@
 #![deny(missing_docs)]
 
 pub mod api;
+mod driver;
+pub mod lock;
+pub mod network;
 pub mod profile;
+mod records;
 pub mod run;
+pub mod store;
 mod web;

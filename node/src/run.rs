@@ -1,20 +1,49 @@
 //! Runs a node in the foreground until it is asked to stop.
 //!
-//! What the command line gives and what it is told while the node starts. The node itself is
-//! started elsewhere; this file is the contract between the two.
+//! A personal node is locked or open. Locked, it serves the page, which asks for the passphrase;
+//! open, it has a network and a [`Driver`]. A community node has nothing to lock.
 
-use std::io;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use crate::api::{EndpointError, Secret};
+use kith_protocol::{
+    mailbox::Policy,
+    time::Span,
+    vault::{Vault, VaultError},
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
+
+use crate::{
+    api::{
+        self, Answer, ApiConfig, ApiError, EndpointError, Handle, NodeStatus, Reply, Request,
+        Requests, Role, Secret, ServeError, Serving, VaultState,
+    },
+    driver::{Driver, Ended, Parts},
+    lock::{LockError, ProfileLock},
+    network::{self, Network, NetworkConfig, NetworkError, NetworkEvent, NodeKey},
+    profile::{self, ProfileError, STORE_DIR},
+    records::Records,
+    store::Store,
+};
+
+/// How long a node waits for its addresses before it says that it is ready.
+const LISTEN_WAIT: Duration = Duration::from_secs(10);
+/// Where a community node listens unless it is told otherwise.
+const COMMUNITY_LISTEN: [&str; 2] = ["/ip4/0.0.0.0/tcp/4001", "/ip4/0.0.0.0/udp/4001/quic-v1"];
 
 /// What a personal node is started with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PersonalConfig {
     /// The profile directory; made with mode 0700 when it is not there.
     pub profile: PathBuf,
-    /// Multiaddrs to listen on; empty for the default.
+    /// Multiaddrs to listen on; with none, nobody can connect to the node.
     pub listen: Vec<String>,
     /// Multiaddrs of community nodes, each ending in `/p2p/…`.
     pub community: Vec<String>,
@@ -29,7 +58,7 @@ pub struct PersonalConfig {
 pub struct CommunityConfig {
     /// The profile directory; made with mode 0700 when it is not there.
     pub profile: PathBuf,
-    /// Multiaddrs to listen on; empty for the default.
+    /// Multiaddrs to listen on; empty for TCP and QUIC on port 4001 of every address.
     pub listen: Vec<String>,
     /// Port of the local API on 127.0.0.1; 0 lets the system choose.
     pub api_port: u16,
@@ -64,6 +93,12 @@ pub enum RunError {
     /// The caller gave a passphrase that does not open the vault.
     #[error("this passphrase does not open the vault")]
     WrongPassphrase,
+    /// There is a vault already.
+    #[error("there is a vault already")]
+    VaultExists,
+    /// There is no vault yet.
+    #[error("there is no vault yet")]
+    VaultMissing,
     /// The caller gave an address that is not a usable multiaddr.
     #[error("{address} is not an address that this node can use: {cause}")]
     AddressInvalid {
@@ -114,12 +149,62 @@ pub enum RunError {
 /// When it cannot start, or ends otherwise.
 pub async fn personal(
     config: PersonalConfig,
-    announce: impl FnMut(Announce) + Send,
+    mut announce: impl FnMut(Announce) + Send,
 ) -> Result<(), RunError> {
-    let _ = (config, announce);
-    Err(RunError::Internal {
-        cause: "the personal node is not built yet".into(),
-    })
+    let _lock = lock(&config.profile)?;
+    let (serving, mut requests, mut stop) = serve(&config.profile, config.api_port).await?;
+    let result = personal_served(&config, &serving, &mut requests, &mut stop, &mut announce).await;
+    close(serving, requests).await;
+    result
+}
+
+async fn personal_served(
+    config: &PersonalConfig,
+    serving: &Serving,
+    requests: &mut Requests,
+    stop: &mut watch::Receiver<bool>,
+    announce: &mut (impl FnMut(Announce) + Send),
+) -> Result<(), RunError> {
+    let mut open = match &config.passphrase {
+        Some(passphrase) if profile::has_vault(&config.profile) => {
+            let vault = unlock(&config.profile, passphrase).await?;
+            let (driver, listening) = open_vault(config, vault).await?;
+            listening
+                .into_iter()
+                .for_each(|address| announce(Announce::Listening(address)));
+            Some(driver)
+        }
+        Some(_) => {
+            let warning =
+                "there is no vault in this profile yet: make one on the page, or with: kith init";
+            announce(Announce::Warning(warning.into()));
+            None
+        }
+        None => None,
+    };
+    announce(Announce::Api(serving.origin()));
+    let link = serving.open_link().map_err(internal)?;
+    announce(Announce::OpenLink(link.link));
+    announce(Announce::Ready);
+    loop {
+        let driver = match open.take() {
+            Some(driver) => driver,
+            None => match locked(config, requests, stop).await? {
+                Some(driver) => *driver,
+                None => return Ok(()),
+            },
+        };
+        match driver.run(requests, stop).await {
+            Ended::Stopped => return Ok(()),
+            Ended::Broken(error) => return Err(internal(error)),
+            Ended::Locked(answer) => {
+                answer.give(Ok(api::Done {}.into()));
+                requests.notify(api::Notice::VaultChanged {
+                    vault: VaultState::Locked,
+                });
+            }
+        }
+    }
 }
 
 /// Runs a community node until it is asked to stop (API, Ctrl-C or SIGTERM).
@@ -129,10 +214,310 @@ pub async fn personal(
 /// When it cannot start, or ends otherwise.
 pub async fn community(
     config: CommunityConfig,
-    announce: impl FnMut(Announce) + Send,
+    mut announce: impl FnMut(Announce) + Send,
 ) -> Result<(), RunError> {
-    let _ = (config, announce);
-    Err(RunError::Internal {
-        cause: "the community node is not built yet".into(),
+    let _lock = lock(&config.profile)?;
+    let key = profile::node_key(&config.profile)?;
+    let store = Store::open(&config.profile.join(STORE_DIR)).map_err(internal)?;
+    let (serving, mut requests, mut stop) = serve(&config.profile, config.api_port).await?;
+    let mut listen = config.listen;
+    if listen.is_empty() {
+        listen = COMMUNITY_LISTEN.map(String::from).to_vec();
+    }
+    let started = start(Start {
+        records: Records::new(store, None),
+        policy: Policy::community(Span::from_ms(config.retention_ms)),
+        seed: None,
+        key,
+        role: network::Role::Community,
+        listen,
+        community: Vec::new(),
+    });
+    let result = match started.await {
+        Ok((driver, listening)) => {
+            listening
+                .into_iter()
+                .for_each(|address| announce(Announce::Listening(address)));
+            announce(Announce::Api(serving.origin()));
+            announce(Announce::Ready);
+            match driver.run(&mut requests, &mut stop).await {
+                Ended::Broken(error) => Err(internal(error)),
+                Ended::Stopped | Ended::Locked(_) => Ok(()),
+            }
+        }
+        Err(error) => Err(error),
+    };
+    close(serving, requests).await;
+    result
+}
+
+/// Stops the server. Who still waits for an answer hears first that none will come.
+async fn close(serving: Serving, requests: Requests) {
+    requests.notify(api::Notice::Stopping);
+    drop(requests);
+    serving.stop().await;
+}
+
+/// Answers requests until the vault is made or opened; `None` when the node is to stop.
+async fn locked(
+    config: &PersonalConfig,
+    requests: &mut Requests,
+    stop: &mut watch::Receiver<bool>,
+) -> Result<Option<Box<Driver>>, RunError> {
+    loop {
+        let (request, answer) = tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return Ok(None),
+            request = requests.next() => match request {
+                Some(request) => request,
+                None => return Ok(None),
+            },
+        };
+        let (vault, reply) = match request {
+            Request::Stop => {
+                answer.give(Ok(api::Done {}.into()));
+                return Ok(None);
+            }
+            Request::Status => {
+                answer.give(Ok(locked_status(config).into()));
+                continue;
+            }
+            Request::CreateVault { passphrase } => {
+                match create_vault(&config.profile, &passphrase).await {
+                    Ok((words, vault)) => (vault, Reply::from(api::VaultCreated { words })),
+                    Err(error) => {
+                        answer.give(Err(vault_error(error)));
+                        continue;
+                    }
+                }
+            }
+            Request::Unlock { passphrase } => match unlock(&config.profile, &passphrase).await {
+                Ok(vault) => (vault, Reply::from(api::Done {})),
+                Err(error) => {
+                    answer.give(Err(vault_error(error)));
+                    continue;
+                }
+            },
+            _ => {
+                refuse(config, answer);
+                continue;
+            }
+        };
+        match open_vault(config, vault).await {
+            Ok((driver, _)) => {
+                answer.give(Ok(reply));
+                requests.notify(api::Notice::VaultChanged {
+                    vault: VaultState::Open,
+                });
+                return Ok(Some(Box::new(driver)));
+            }
+            Err(error) => {
+                // The words of a new vault are shown once: they matter more than this failure.
+                if let Reply::VaultCreated(_) = reply {
+                    answer.give(Ok(reply));
+                } else {
+                    answer.give(Err(ApiError::internal(error.to_string())));
+                }
+                return Err(error);
+            }
+        }
+    }
+}
+
+fn refuse(config: &PersonalConfig, answer: Answer) {
+    let error = if profile::has_vault(&config.profile) {
+        ApiError::vault_locked()
+    } else {
+        ApiError::vault_missing()
+    };
+    answer.give(Err(error));
+}
+
+fn locked_status(config: &PersonalConfig) -> NodeStatus {
+    let vault = if profile::has_vault(&config.profile) {
+        VaultState::Locked
+    } else {
+        VaultState::None
+    };
+    NodeStatus {
+        role: Role::Personal,
+        peer: String::new(),
+        vault,
+        community: Vec::new(),
+        listening: Vec::new(),
+        groups: 0,
+    }
+}
+
+async fn create_vault(profile: &Path, passphrase: &Secret) -> Result<(Secret, Vault), RunError> {
+    let (profile, passphrase) = (profile.to_owned(), passphrase.clone());
+    let made = tokio::task::spawn_blocking(move || profile::create_open(&profile, &passphrase));
+    Ok(made.await.map_err(internal)??)
+}
+
+async fn unlock(profile: &Path, passphrase: &Secret) -> Result<Vault, RunError> {
+    let (profile, passphrase) = (profile.to_owned(), passphrase.clone());
+    let opened = tokio::task::spawn_blocking(move || profile::unlock(&profile, &passphrase));
+    Ok(opened.await.map_err(internal)??)
+}
+
+async fn open_vault(
+    config: &PersonalConfig,
+    vault: Vault,
+) -> Result<(Driver, Vec<String>), RunError> {
+    let store = Store::open(&config.profile.join(STORE_DIR)).map_err(internal)?;
+    let seed = vault.seed().clone();
+    let key = NodeKey::generate().map_err(internal)?;
+    start(Start {
+        records: Records::new(store, Some(vault)),
+        policy: Policy::personal(),
+        seed: Some(seed),
+        key,
+        role: network::Role::Personal,
+        listen: config.listen.clone(),
+        community: config.community.clone(),
     })
+    .await
+}
+
+struct Start {
+    records: Records,
+    policy: Policy,
+    seed: Option<kith_protocol::identity::RootSeed>,
+    key: NodeKey,
+    role: network::Role,
+    listen: Vec<String>,
+    community: Vec<String>,
+}
+
+/// Starts network and driver; gives the addresses on which the node can be reached.
+async fn start(start: Start) -> Result<(Driver, Vec<String>), RunError> {
+    let expected = start.listen.len();
+    let mut config = NetworkConfig::new(start.key, start.role);
+    config.listen = start.listen;
+    let (network, mut events) = Network::start(config)?;
+    for address in &start.community {
+        network.keep_connected(address.clone())?;
+    }
+    let (early, listening) = await_addresses(&mut events, expected).await;
+    let parts = Parts {
+        records: start.records,
+        policy: start.policy,
+        seed: start.seed,
+        network,
+        events,
+        early,
+        community: start.community,
+    };
+    Ok((Driver::new(parts).map_err(internal)?, listening))
+}
+
+/// Waits until each address to listen on has become at least one that others can use.
+async fn await_addresses(
+    events: &mut mpsc::Receiver<NetworkEvent>,
+    expected: usize,
+) -> (Vec<NetworkEvent>, Vec<String>) {
+    let (mut early, mut listening) = (Vec::new(), Vec::new());
+    let deadline = tokio::time::Instant::now() + LISTEN_WAIT;
+    while listening.len() < expected && early.len() < network::EVENT_CHANNEL_EVENTS {
+        let Ok(Some(event)) = tokio::time::timeout_at(deadline, events.recv()).await else {
+            break;
+        };
+        if let NetworkEvent::Listening { addr } = &event {
+            listening.push(addr.clone());
+        }
+        early.push(event);
+    }
+    (early, listening)
+}
+
+fn lock(profile: &Path) -> Result<ProfileLock, RunError> {
+    profile::make_directory(profile)?;
+    ProfileLock::acquire(profile).map_err(|error| match error {
+        LockError::Held { pid } => RunError::AlreadyRunning { pid },
+        other => RunError::Profile {
+            path: profile.to_owned(),
+            cause: other.to_string(),
+        },
+    })
+}
+
+/// Serves the API, and turns Ctrl-C and SIGTERM into a stop.
+async fn serve(
+    profile: &Path,
+    port: u16,
+) -> Result<(Serving, Requests, watch::Receiver<bool>), RunError> {
+    let (handle, requests) = Handle::channel();
+    let config = ApiConfig {
+        port,
+        profile: profile.to_owned(),
+    };
+    let serving = api::serve(handle, config)
+        .await
+        .map_err(|error| match error {
+            ServeError::Listen { address, source } => RunError::Api { address, source },
+            ServeError::Endpoint(error) => RunError::Endpoint(error),
+            ServeError::Random(error) => internal(error),
+        })?;
+    let (sender, stop) = watch::channel(false);
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(internal)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(internal)?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            () = sender.closed() => return,
+        }
+        sender.send_replace(true);
+        // Kept until the node has ended: a closed channel would not read as a stop.
+        sender.closed().await;
+    });
+    Ok((serving, requests, stop))
+}
+
+fn internal(error: impl std::fmt::Display) -> RunError {
+    RunError::Internal {
+        cause: error.to_string(),
+    }
+}
+
+fn vault_error(error: RunError) -> ApiError {
+    match error {
+        RunError::WrongPassphrase => ApiError::wrong_passphrase(),
+        RunError::VaultExists => ApiError::vault_exists(),
+        RunError::VaultMissing => ApiError::vault_missing(),
+        other => ApiError::internal(other.to_string()),
+    }
+}
+
+impl From<ProfileError> for RunError {
+    fn from(error: ProfileError) -> Self {
+        match error {
+            ProfileError::Vault(VaultError::WrongPassphrase) => Self::WrongPassphrase,
+            ProfileError::VaultExists { .. } => Self::VaultExists,
+            ProfileError::VaultMissing => Self::VaultMissing,
+            ProfileError::Io { ref path, .. } | ProfileError::Damaged { ref path } => {
+                Self::Profile {
+                    path: path.clone(),
+                    cause: error.to_string(),
+                }
+            }
+            ProfileError::Vault(error) => internal(error),
+        }
+    }
+}
+
+impl From<NetworkError> for RunError {
+    fn from(error: NetworkError) -> Self {
+        match error {
+            NetworkError::BadAddress { addr, reason } => Self::AddressInvalid {
+                address: addr,
+                cause: reason,
+            },
+            NetworkError::Listen { addr, reason } => Self::Listen {
+                address: addr,
+                cause: reason,
+            },
+            other => internal(other),
+        }
+    }
 }

@@ -1,0 +1,680 @@
+//! The node's one loop: an input goes to the protocol's machines, their outputs are carried out.
+//!
+//! A turn takes whatever is ready (requests, frames, gossip, timers), hands each to the machines,
+//! and gathers two things: changes of records, and effects (frames, answers, notices). The changes
+//! of each step are applied as one batch; one hard flush then makes all of the turn's batches
+//! durable; only after it do the effects happen. So a crash at any point loses nothing that
+//! anyone was told of, and nothing leaves the node that it could forget having sent.
+//!
+//! Both roles run this loop: a personal node has a [`Profile`], a community node has none.
+
+mod effects;
+mod replies;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use kith_protocol::{
+    envelope::Envelope,
+    group::Group,
+    id::{EnvelopeId, GroupId, MemberId, TopicId},
+    mailbox::{self, Mailbox, Policy, Side, Source},
+    profile::{self, Command, Profile, Watched},
+    time::{Span, Time},
+    topic::RoutingKey,
+};
+use rand_core::OsRng;
+use tokio::sync::{mpsc, watch};
+
+use self::effects::{Effect, Outgoing};
+use crate::{
+    api::{Answer, ApiError, NodeStatus, Request, Requests, Role, VaultState},
+    network::{GossipId, LinkId, LinkRole, Network, NetworkEvent, Peer, Verdict},
+    records::{Records, RecordsError},
+};
+
+/// Inputs of one turn at most: the flush at its end serves them all.
+const TURN_INPUTS: usize = 256;
+/// How many addresses of other members of one group are tried at most.
+const MAX_DIRECT: usize = 64;
+/// The machines hear of the passing of time at least this often.
+const TICK: Span = Span::SECOND.times(60);
+/// How often a link that was full is tried again.
+const FULL_LINK_RETRY: Duration = Duration::from_millis(10);
+
+/// Why the loop ended.
+pub(crate) enum Ended {
+    /// Someone asked the node to stop.
+    Stopped,
+    /// Someone locked the vault; the answer is due once everything is closed.
+    Locked(Answer),
+    /// The disk refused: nothing can be promised any more.
+    Broken(RecordsError),
+}
+
+/// What a loop is started with.
+pub(crate) struct Parts {
+    pub records: Records,
+    pub policy: Policy,
+    /// The seed's profile, for a personal node.
+    pub seed: Option<kith_protocol::identity::RootSeed>,
+    pub network: Network,
+    pub events: mpsc::Receiver<NetworkEvent>,
+    /// Events that were taken from `events` while the node started.
+    pub early: Vec<NetworkEvent>,
+    /// Community nodes that the node was started with.
+    pub community: Vec<String>,
+}
+
+/// A link that is up.
+struct OpenLink {
+    id: LinkId,
+    /// The community node's address that it serves; none if the peer opened it.
+    address: Option<String>,
+}
+
+/// The loop and everything that it owns.
+pub(crate) struct Driver {
+    records: Records,
+    mailbox: Mailbox,
+    profile: Option<Profile>,
+    network: Network,
+    events: mpsc::Receiver<NetworkEvent>,
+    /// What is to happen after the next flush.
+    effects: Vec<Effect>,
+    outgoing: Outgoing,
+    /// The topics that the node listens to, with the addresses of the nodes that may know of it.
+    watched: BTreeMap<TopicId, BTreeSet<String>>,
+    /// The addresses that a link is kept to.
+    kept: BTreeSet<String>,
+    /// Community nodes that the node was started with: for groups that name none.
+    configured: Vec<String>,
+    /// Where other members said that they can be reached.
+    direct: BTreeMap<(GroupId, MemberId), Vec<String>>,
+    /// The links that are up, by the number that the mailbox knows them by.
+    links: BTreeMap<u64, OpenLink>,
+    /// Who confirmed to hold what this node sent, and until when.
+    delivered: BTreeMap<EnvelopeId, BTreeMap<Vec<u8>, Time>>,
+    /// Stored envelopes to hand in again before the step ends.
+    reopen: VecDeque<EnvelopeId>,
+    listening: BTreeSet<String>,
+    mailbox_timer: Option<Time>,
+    profile_timers: BTreeSet<Time>,
+    watching_changed: bool,
+}
+
+impl Driver {
+    /// Restores the machines from their records.
+    pub(crate) fn new(parts: Parts) -> Result<Self, RecordsError> {
+        let Parts {
+            records,
+            policy,
+            seed,
+            network,
+            events,
+            early,
+            community,
+        } = parts;
+        let (kept, pins) = records.mail()?;
+        let mailbox = Mailbox::restore(policy, kept, pins);
+        let mut driver = Self {
+            records,
+            mailbox,
+            profile: None,
+            network,
+            events,
+            effects: Vec::new(),
+            outgoing: Outgoing::default(),
+            watched: BTreeMap::new(),
+            kept: community.iter().cloned().collect(),
+            configured: community,
+            direct: BTreeMap::new(),
+            links: BTreeMap::new(),
+            delivered: BTreeMap::new(),
+            reopen: VecDeque::new(),
+            listening: BTreeSet::new(),
+            mailbox_timer: Some(Time::from_ms(0)),
+            profile_timers: BTreeSet::from([now().after(TICK)]),
+            watching_changed: true,
+        };
+        if let Some(seed) = seed {
+            let (records, unreadable) = driver.records.profile()?;
+            let (profile, outputs, damaged) = Profile::restore(seed, records, now());
+            if unreadable + damaged > 0 {
+                tracing::error!(
+                    unreadable,
+                    damaged,
+                    "records are damaged; the rest is in order"
+                );
+            }
+            driver.profile = Some(profile);
+            driver.carry_out_profile(outputs, None)?;
+        }
+        driver.end_step()?;
+        for event in early {
+            driver.network_event(event)?;
+        }
+        Ok(driver)
+    }
+
+    /// Runs until the node is to stop or to lock.
+    pub(crate) async fn run(
+        mut self,
+        requests: &mut Requests,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Ended {
+        let ended = loop {
+            match self.turn(requests, stop).await {
+                Ok(None) => {}
+                Ok(Some(ended)) => break ended,
+                Err(error) => break Ended::Broken(error),
+            }
+        };
+        self.network.stop().await;
+        ended
+    }
+
+    /// One turn: waits for an input, takes it and what else is ready, flushes, carries out.
+    async fn turn(
+        &mut self,
+        requests: &mut Requests,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<Option<Ended>, RecordsError> {
+        let mut ended = None;
+        let sleep = tokio::time::sleep(self.until_timer());
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => ended = Some(Ended::Stopped),
+            Some((request, answer)) = requests.next() => ended = self.request(request, answer)?,
+            Some(event) = self.events.recv() => self.network_event(event)?,
+            () = sleep => self.timers()?,
+        }
+        let mut inputs = 1;
+        while ended.is_none() && inputs < TURN_INPUTS {
+            if let Ok(event) = self.events.try_recv() {
+                self.network_event(event)?;
+            } else if let Some((request, answer)) = requests.try_next() {
+                ended = self.request(request, answer)?;
+            } else {
+                break;
+            }
+            inputs += 1;
+        }
+        self.follow_watching()?;
+        if self.effects.iter().any(Effect::needs_flush) {
+            self.records.store().hard_flush().await?;
+        }
+        self.carry_out_effects(requests);
+        self.pump_links();
+        Ok(ended)
+    }
+
+    fn until_timer(&self) -> Duration {
+        let timers = self.mailbox_timer.into_iter();
+        let due = timers.chain(self.profile_timers.first().copied()).min();
+        let due = due.unwrap_or_else(|| now().after(TICK));
+        let wait = Duration::from_millis(due.as_ms().saturating_sub(now().as_ms()));
+        if self.outgoing.is_empty() {
+            wait
+        } else {
+            wait.min(FULL_LINK_RETRY)
+        }
+    }
+
+    // Inputs.
+
+    fn request(&mut self, request: Request, answer: Answer) -> Result<Option<Ended>, RecordsError> {
+        match request {
+            Request::Stop => {
+                self.effects
+                    .push(Effect::Answer(answer, Ok(crate::api::Done {}.into())));
+                return Ok(Some(Ended::Stopped));
+            }
+            Request::Lock if self.profile.is_some() => return Ok(Some(Ended::Locked(answer))),
+            Request::Status => {
+                let status = self.status();
+                self.effects.push(Effect::Answer(answer, Ok(status.into())));
+            }
+            request => match self.command(request) {
+                Ok(replies::Asked::Reply(reply)) => {
+                    self.effects.push(Effect::Answer(answer, Ok(*reply)))
+                }
+                Ok(replies::Asked::Command(command, then)) => {
+                    self.step_profile(profile::Input::Command(command), Some((answer, then)))?;
+                }
+                Err(error) => self.effects.push(Effect::Answer(answer, Err(error))),
+            },
+        }
+        Ok(None)
+    }
+
+    fn network_event(&mut self, event: NetworkEvent) -> Result<(), RecordsError> {
+        match event {
+            NetworkEvent::Listening { addr } => {
+                self.listening.insert(addr);
+                self.watching_changed = true;
+                self.announce_addresses()?;
+            }
+            NetworkEvent::NotListening { addr, reason } => {
+                tracing::warn!(reason, "no longer listening on one address");
+                self.listening.remove(&addr);
+            }
+            NetworkEvent::LinkUp {
+                link,
+                peer,
+                role,
+                addr,
+            } => {
+                self.links.insert(
+                    link.number(),
+                    OpenLink {
+                        id: link,
+                        address: addr,
+                    },
+                );
+                let (side, server) = match role {
+                    LinkRole::Client => (Side::Client, peer),
+                    LinkRole::Server => (Side::Server, self.network.local_peer()),
+                };
+                self.effects
+                    .push(Effect::Notice(crate::api::Notice::NetworkChanged));
+                let server = server.as_bytes().to_vec();
+                self.step_mailbox(mailbox::Input::LinkUp {
+                    link: name(link),
+                    side,
+                    server,
+                })?;
+            }
+            NetworkEvent::LinkDown { link } => {
+                self.links.remove(&link.number());
+                self.outgoing.forget(link);
+                self.effects
+                    .push(Effect::Notice(crate::api::Notice::NetworkChanged));
+                self.step_mailbox(mailbox::Input::LinkDown { link: name(link) })?;
+            }
+            NetworkEvent::Frame { link, bytes } => {
+                self.step_mailbox(mailbox::Input::Frame {
+                    link: name(link),
+                    bytes,
+                })?;
+            }
+            NetworkEvent::Gossip {
+                id,
+                topic_name,
+                bytes,
+            } => self.gossip(id, &topic_name, bytes)?,
+            NetworkEvent::Unreachable {
+                reason,
+                retry_in_ms,
+                ..
+            } => {
+                tracing::debug!(reason, retry_in_ms, "a community node cannot be reached");
+            }
+        }
+        Ok(())
+    }
+
+    fn gossip(
+        &mut self,
+        id: GossipId,
+        topic_name: &str,
+        bytes: Vec<u8>,
+    ) -> Result<(), RecordsError> {
+        let envelope = Envelope::parse(bytes).ok();
+        let envelope = envelope.filter(|envelope| gossip_name(&envelope.topic()) == topic_name);
+        let Some(envelope) = envelope else {
+            self.network.judge(id, Verdict::Reject);
+            return Ok(());
+        };
+        self.effects.push(Effect::Judge(id, Verdict::Accept));
+        if self.watched.contains_key(&envelope.topic())
+            && !self
+                .mailbox
+                .holds(&envelope.topic(), envelope.bucket(), &envelope.id())
+        {
+            self.keep(envelope.clone(), Source::Gossip)?;
+            self.hand_in(envelope)?;
+        }
+        self.end_step()
+    }
+
+    /// Tells the machines of the time that each of them asked to be told of.
+    fn timers(&mut self) -> Result<(), RecordsError> {
+        let now = now();
+        if self.mailbox_timer.is_some_and(|due| due <= now) {
+            self.mailbox_timer = None;
+            self.step_mailbox(mailbox::Input::Tick)?;
+        }
+        if self.profile_timers.first().is_some_and(|due| *due <= now) {
+            self.profile_timers.retain(|due| *due > now);
+            self.profile_timers.insert(now.after(TICK));
+            self.step_profile(profile::Input::Tick, None)?;
+            self.watching_changed = true;
+        }
+        Ok(())
+    }
+
+    // Steps: one input, all of its consequences, one batch of records.
+
+    fn step_mailbox(&mut self, input: mailbox::Input) -> Result<(), RecordsError> {
+        let outputs = self.mailbox.handle(input, now(), &mut OsRng);
+        self.carry_out_mailbox(outputs)?;
+        self.end_step()
+    }
+
+    fn step_profile(
+        &mut self,
+        input: profile::Input,
+        answer: Option<(Answer, replies::Then)>,
+    ) -> Result<(), RecordsError> {
+        if let Some(profile) = &mut self.profile {
+            let outputs = profile.handle(input, now(), &mut OsRng);
+            self.carry_out_profile(outputs, answer)?;
+        }
+        self.end_step()
+    }
+
+    fn end_step(&mut self) -> Result<(), RecordsError> {
+        // Only now: what a reopened envelope changes comes after what the step itself changed.
+        while let Some(id) = self.reopen.pop_front() {
+            let bytes = self.records.envelope(&id)?;
+            if let Some(envelope) = bytes.and_then(|bytes| Envelope::parse(bytes).ok()) {
+                self.hand_in(envelope)?;
+            }
+        }
+        if self.records.is_changed() {
+            self.records.apply()?;
+            self.effects.push(Effect::Changed);
+        }
+        Ok(())
+    }
+
+    fn carry_out_mailbox(&mut self, outputs: Vec<mailbox::Output>) -> Result<(), RecordsError> {
+        use mailbox::Output;
+        for output in outputs {
+            match output {
+                Output::Persist(record) => self.records.keep_mail(record),
+                Output::Send { link, frame } => self.effects.push(Effect::Frame(link, frame)),
+                Output::SendStored {
+                    link,
+                    topic,
+                    id,
+                    carrier,
+                } => {
+                    self.effects.push(Effect::Stored {
+                        link,
+                        topic,
+                        id,
+                        carrier,
+                    });
+                }
+                Output::Arrived { envelope, .. } => self.hand_in(envelope)?,
+                Output::Stored { server, id, until } => self.stored(server, id, until)?,
+                Output::Synced { .. } => {}
+                Output::Refused { why, id, .. } => {
+                    tracing::warn!(%why, envelope = id.is_some(), "a mailbox refused something");
+                }
+                Output::Close { link, why } => {
+                    tracing::info!(%why, "closing a link");
+                    self.effects.push(Effect::Close(link));
+                }
+                Output::Timer { at } => self.mailbox_timer = Some(at),
+            }
+        }
+        Ok(())
+    }
+
+    fn carry_out_profile(
+        &mut self,
+        outputs: Vec<profile::Output>,
+        answer: Option<(Answer, replies::Then)>,
+    ) -> Result<(), RecordsError> {
+        use profile::Output;
+        let mut answer = answer;
+        for output in outputs {
+            match output {
+                Output::Persist { kind, key, value } => self.records.keep(kind, key, value),
+                Output::Keep(envelope) => {
+                    let topic = envelope.topic();
+                    self.effects.push(Effect::Publish(
+                        gossip_name(&topic),
+                        envelope.as_bytes().to_vec(),
+                    ));
+                    self.keep(envelope, Source::Here)?;
+                }
+                Output::Watching => {
+                    self.watching_changed = true;
+                    self.follow_watching()?;
+                }
+                Output::Reopen(id) => self.reopen.push_back(id),
+                Output::Reach {
+                    group,
+                    member,
+                    addresses,
+                } => {
+                    self.direct.insert((group, member), addresses);
+                    self.watching_changed = true;
+                }
+                Output::Notify(notice) => {
+                    self.effects.push(Effect::Tell(notice));
+                }
+                Output::Timer(at) => {
+                    self.profile_timers.insert(at);
+                }
+                Output::Done(outcome) => {
+                    if let Some((answer, then)) = answer.take() {
+                        self.effects.push(Effect::Outcome(answer, then, outcome));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands an envelope to the profile; its consequences belong to the current step.
+    fn hand_in(&mut self, envelope: Envelope) -> Result<(), RecordsError> {
+        let Some(profile) = &mut self.profile else {
+            return Ok(());
+        };
+        let outputs = profile.handle(profile::Input::Envelope(envelope), now(), &mut OsRng);
+        self.carry_out_profile(outputs, None)
+    }
+
+    fn keep(&mut self, envelope: Envelope, source: Source) -> Result<(), RecordsError> {
+        let outputs =
+            self.mailbox
+                .handle(mailbox::Input::Keep { envelope, source }, now(), &mut OsRng);
+        self.carry_out_mailbox(outputs)
+    }
+
+    fn stored(&mut self, server: Vec<u8>, id: EnvelopeId, until: Time) -> Result<(), RecordsError> {
+        self.delivered.entry(id).or_default().insert(server, until);
+        self.effects.push(Effect::Delivered(id));
+        let Some(profile) = &mut self.profile else {
+            return Ok(());
+        };
+        let outputs = profile.handle(profile::Input::Stored { envelope: id }, now(), &mut OsRng);
+        self.carry_out_profile(outputs, None)
+    }
+
+    // What the node listens to.
+
+    /// Makes mailbox and network follow what the profile listens to: each topic is shown to the
+    /// community nodes of its own group and to nobody else, and links are kept to exactly the
+    /// nodes that some topic needs.
+    fn follow_watching(&mut self) -> Result<(), RecordsError> {
+        if !std::mem::take(&mut self.watching_changed) {
+            return Ok(());
+        }
+        let Some(profile) = &self.profile else {
+            return Ok(());
+        };
+        let watched = profile.watched(now());
+        let mut topics = BTreeSet::new();
+        let mut addresses: BTreeSet<String> = self.configured.iter().cloned().collect();
+        let mut outputs = Vec::new();
+        for Watched {
+            routing,
+            group,
+            community,
+        } in watched
+        {
+            let nodes = if community.is_empty() {
+                &self.configured
+            } else {
+                &community
+            };
+            let direct = group
+                .into_iter()
+                .flat_map(|group| self.direct_addresses(group));
+            let shown_to: BTreeSet<String> = nodes.iter().chain(direct).cloned().collect();
+            let key = routing.key();
+            topics.insert(key.topic());
+            outputs.extend(self.follow_topic(key, &shown_to));
+            addresses.extend(shown_to);
+        }
+        let gone: Vec<TopicId> = self
+            .watched
+            .keys()
+            .filter(|topic| !topics.contains(topic))
+            .copied()
+            .collect();
+        for topic in gone {
+            self.watched.remove(&topic);
+            self.network.unsubscribe(&gossip_name(&topic));
+            outputs.extend(self.mailbox.handle(
+                mailbox::Input::Unwatch { topic },
+                now(),
+                &mut OsRng,
+            ));
+        }
+        for address in addresses.difference(&self.kept) {
+            if let Err(error) = self.network.keep_connected(address.clone()) {
+                tracing::warn!(%error, "an address cannot be used");
+            }
+        }
+        for address in self.kept.difference(&addresses) {
+            self.network.let_go(address);
+        }
+        self.kept = addresses;
+        self.carry_out_mailbox(outputs)
+    }
+
+    fn follow_topic(
+        &mut self,
+        key: RoutingKey,
+        shown_to: &BTreeSet<String>,
+    ) -> Vec<mailbox::Output> {
+        let topic = key.topic();
+        let before = self.watched.insert(topic, shown_to.clone());
+        if before.as_ref() == Some(shown_to) {
+            return Vec::new();
+        }
+        if before.is_none()
+            && let Err(error) = self.network.subscribe(gossip_name(&topic))
+        {
+            // Gossip is only the fast path: mailboxes bring everything.
+            tracing::debug!(%error, "a topic is not gossiped");
+        }
+        let peers = shown_to
+            .iter()
+            .filter_map(|address| Peer::of_address(address));
+        let servers = peers.map(|peer| peer.as_bytes().to_vec()).collect();
+        let shown_to = mailbox::Audience::Servers(servers);
+        self.mailbox.handle(
+            mailbox::Input::Watch {
+                key: Box::new(key),
+                shown_to,
+            },
+            now(),
+            &mut OsRng,
+        )
+    }
+
+    /// Where members of a group can be reached directly. A node that does not itself accept
+    /// connections makes none to members either: it would show them its address.
+    fn direct_addresses(&self, group: GroupId) -> impl Iterator<Item = &String> {
+        let listens = !self.listening.is_empty();
+        let of_group = self
+            .direct
+            .iter()
+            .filter(move |((of, _), _)| listens && *of == group);
+        of_group
+            .flat_map(|(_, addresses)| addresses)
+            .take(MAX_DIRECT)
+    }
+
+    /// A personal node that listens tells its groups where it can be reached.
+    fn announce_addresses(&mut self) -> Result<(), RecordsError> {
+        let addresses = self
+            .listening
+            .iter()
+            .take(kith_protocol::event::MAX_ADDRESSES)
+            .cloned()
+            .collect();
+        self.step_profile(
+            profile::Input::Command(Command::Announce { addresses }),
+            None,
+        )
+    }
+
+    /// The community nodes that the node uses: its own choice and its groups'.
+    fn community(&self) -> BTreeSet<String> {
+        let groups = self
+            .profile
+            .iter()
+            .flat_map(Profile::groups)
+            .filter_map(Group::policy);
+        let named = groups.flat_map(|policy| &policy.community);
+        self.configured.iter().chain(named).cloned().collect()
+    }
+
+    fn status(&self) -> NodeStatus {
+        let personal = self.profile.is_some();
+        NodeStatus {
+            role: if personal {
+                Role::Personal
+            } else {
+                Role::Community
+            },
+            peer: self.network.local_peer().to_string(),
+            vault: if personal {
+                VaultState::Open
+            } else {
+                VaultState::None
+            },
+            community: self.community_links(self.community().iter()),
+            listening: self.listening.iter().cloned().collect(),
+            groups: self
+                .profile
+                .as_ref()
+                .map_or(0, |profile| profile.groups().count() as u32),
+        }
+    }
+
+    fn command(&self, request: Request) -> Result<replies::Asked, ApiError> {
+        match &self.profile {
+            Some(profile) => replies::ask(self, profile, request),
+            None => Err(ApiError::wrong_role()),
+        }
+    }
+}
+
+/// The wall clock.
+pub(crate) fn now() -> Time {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Time::from_ms(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The name under which members gossip on a topic: short, because peers exchange lists of them.
+fn gossip_name(topic: &TopicId) -> String {
+    data_encoding::BASE64URL_NOPAD.encode(&topic.as_bytes()[..16])
+}
+
+fn name(link: LinkId) -> mailbox::LinkId {
+    mailbox::LinkId(link.number())
+}

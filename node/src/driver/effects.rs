@@ -1,0 +1,168 @@
+//! What happens outside the node once a turn's records are on disk: frames, answers, notices.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use kith_protocol::{
+    id::{EnvelopeId, TopicId},
+    mailbox::{self, Carrier},
+    profile::{self, Outcome},
+};
+use rand_core::OsRng;
+
+use super::{Driver, now, replies};
+use crate::{
+    api::{Answer, ApiError, Notice, Reply, Requests},
+    network::{GossipId, LinkId, MAX_FRAME_BYTES, Verdict},
+};
+
+/// One effect. Effects happen in the order in which they arose.
+pub(super) enum Effect {
+    /// Records changed: the flush must come first.
+    Changed,
+    Frame(mailbox::LinkId, Vec<u8>),
+    Stored {
+        link: mailbox::LinkId,
+        topic: TopicId,
+        id: EnvelopeId,
+        carrier: Carrier,
+    },
+    Close(mailbox::LinkId),
+    Publish(String, Vec<u8>),
+    Judge(GossipId, Verdict),
+    Answer(Answer, Result<Reply, ApiError>),
+    Outcome(Answer, replies::Then, Result<Outcome, profile::Error>),
+    Tell(profile::Notice),
+    Notice(Notice),
+    Delivered(EnvelopeId),
+}
+
+/// What waits for room on a link. The mailbox bounds how much it has under way on each.
+#[derive(Default)]
+pub(super) struct Outgoing(BTreeMap<u64, VecDeque<Waiting>>);
+
+enum Waiting {
+    Frame(Vec<u8>),
+    Stored {
+        topic: TopicId,
+        id: EnvelopeId,
+        carrier: Carrier,
+    },
+    Close,
+}
+
+impl Effect {
+    /// Tells whether anything on disk must precede the turn's effects.
+    pub(super) fn needs_flush(&self) -> bool {
+        matches!(self, Self::Changed)
+    }
+}
+
+impl Outgoing {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn forget(&mut self, link: LinkId) {
+        self.0.remove(&link.number());
+    }
+
+    fn push(&mut self, link: mailbox::LinkId, waiting: Waiting) {
+        self.0.entry(link.0).or_default().push_back(waiting);
+    }
+}
+
+impl Driver {
+    /// Carries out the turn's effects; everything they rely on is on disk.
+    pub(super) fn carry_out_effects(&mut self, requests: &Requests) {
+        for effect in std::mem::take(&mut self.effects) {
+            match effect {
+                Effect::Changed => {}
+                Effect::Frame(link, frame) => self.outgoing.push(link, Waiting::Frame(frame)),
+                Effect::Stored {
+                    link,
+                    topic,
+                    id,
+                    carrier,
+                } => {
+                    self.outgoing
+                        .push(link, Waiting::Stored { topic, id, carrier });
+                }
+                Effect::Close(link) => self.outgoing.push(link, Waiting::Close),
+                Effect::Publish(topic, bytes) => {
+                    // Best effort: mailboxes carry what gossip does not.
+                    if let Err(error) = self.network.publish(topic, bytes) {
+                        tracing::debug!(%error, "not gossiped");
+                    }
+                }
+                Effect::Judge(id, verdict) => self.network.judge(id, verdict),
+                Effect::Answer(answer, reply) => answer.give(reply),
+                Effect::Outcome(answer, then, outcome) => {
+                    let reply = replies::outcome(self, then, outcome);
+                    answer.give(reply);
+                }
+                Effect::Tell(notice) => {
+                    if let Some(notice) = replies::notice(self, &notice) {
+                        requests.notify(notice);
+                    }
+                }
+                Effect::Notice(notice) => requests.notify(notice),
+                Effect::Delivered(envelope) => {
+                    if let Some(notice) = replies::delivery_notice(self, &envelope) {
+                        requests.notify(notice);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends what waits, as far as each link has room for a frame of any size.
+    pub(super) fn pump_links(&mut self) {
+        let mut outgoing = std::mem::take(&mut self.outgoing);
+        for (link, waiting) in &mut outgoing.0 {
+            let Some(link) = self.links.get(link).map(|open| open.id) else {
+                waiting.clear();
+                continue;
+            };
+            while self.network.room(link) >= MAX_FRAME_BYTES {
+                let Some(next) = waiting.pop_front() else {
+                    break;
+                };
+                self.send(link, next);
+            }
+        }
+        outgoing.0.retain(|_, waiting| !waiting.is_empty());
+        // Sending may have queued more: a lost envelope makes the mailbox answer otherwise.
+        for (link, more) in std::mem::replace(&mut self.outgoing, outgoing).0 {
+            self.outgoing.0.entry(link).or_default().extend(more);
+        }
+    }
+
+    fn send(&mut self, link: LinkId, waiting: Waiting) {
+        let frame = match waiting {
+            Waiting::Close => return self.network.close_link(link),
+            Waiting::Frame(frame) => frame,
+            Waiting::Stored { topic, id, carrier } => match self.records.envelope(&id) {
+                Ok(Some(envelope)) => carrier.frame(envelope),
+                missing => {
+                    if let Err(error) = missing {
+                        tracing::error!(%error, "a stored envelope cannot be read");
+                    }
+                    let lost = mailbox::Input::Lost {
+                        link: super::name(link),
+                        topic,
+                        id,
+                        carrier,
+                    };
+                    let outputs = self.mailbox.handle(lost, now(), &mut OsRng);
+                    if let Err(error) = self.carry_out_mailbox(outputs) {
+                        tracing::error!(%error, "a lost envelope cannot be noted");
+                    }
+                    return;
+                }
+            },
+        };
+        if let Err(error) = self.network.send(link, frame) {
+            tracing::debug!(%error, "a frame was not sent");
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Records: what the state machines keep, between them and the store.
+//!
+//! A personal node's records are sealed by its vault under blinded keys; a community node's are
+//! plain, because they hold nothing but what it relays. The first byte of a key is the kind of
+//! record in both. All records that one step of the loop changes are applied as one batch.
+
+use std::collections::BTreeMap;
+
+use kith_protocol::{
+    envelope::stored_header,
+    id::{EnvelopeId, TopicId},
+    mailbox::{Kept, Record},
+    profile::Kind,
+    time::Time,
+    vault::{Vault, VaultError},
+};
+use rand_core::OsRng;
+use zeroize::Zeroizing;
+
+use crate::store::{Store, StoreError, Write};
+
+/// First byte of an envelope's key; the rest is its id.
+const ENVELOPE: u8 = 16;
+/// First byte of a pin's key; the rest is its topic.
+const PIN: u8 = 17;
+/// An envelope's value: 8 bytes of arrival (ms, big-endian), 1 byte whether it was made here, the envelope.
+const ENVELOPE_HEAD: usize = 9;
+
+const PROFILE_KINDS: [Kind; 7] = [
+    Kind::Group,
+    Kind::Epoch,
+    Kind::Ratchet,
+    Kind::Event,
+    Kind::Join,
+    Kind::Request,
+    Kind::Waiting,
+];
+
+/// Says why a record could not be kept or found.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordsError {
+    /// The disk refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A record is too large to be sealed: our own fault.
+    #[error("a record could not be sealed: {0}")]
+    Seal(VaultError),
+}
+
+/// What a record says, wiped once it was sealed.
+type Value = Zeroizing<Vec<u8>>;
+
+/// A record with its key, without its kind.
+type Pair = (Vec<u8>, Value);
+
+/// The records of one node.
+pub(crate) struct Records {
+    store: Store,
+    vault: Option<Vault>,
+    /// What this step changed: applied by [`Records::apply`], seen by reads before that.
+    pending: BTreeMap<(u8, Vec<u8>), Option<Value>>,
+}
+
+/// Pinned topics, with when each pin lapses.
+pub(crate) type Pins = Vec<(TopicId, Time)>;
+
+/// A profile's records as they were read.
+pub(crate) type ProfileRecords = Vec<(Kind, Vec<u8>, Zeroizing<Vec<u8>>)>;
+
+impl Records {
+    /// Records that a vault seals, or plain ones.
+    pub(crate) fn new(store: Store, vault: Option<Vault>) -> Self {
+        Self {
+            store,
+            vault,
+            pending: BTreeMap::new(),
+        }
+    }
+
+    /// The store beneath, to flush it.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Notes a change of a profile's record.
+    pub(crate) fn keep(&mut self, kind: Kind, key: Vec<u8>, value: Option<Zeroizing<Vec<u8>>>) {
+        self.pending.insert((kind as u8, key), value);
+    }
+
+    /// Notes a change of a mailbox's record.
+    pub(crate) fn keep_mail(&mut self, record: Record) {
+        let (key, value) = match record {
+            Record::Envelope {
+                envelope,
+                arrived,
+                made_here,
+            } => {
+                let mut value = arrived.as_ms().to_be_bytes().to_vec();
+                value.push(u8::from(made_here));
+                value.extend(envelope.as_bytes());
+                ((ENVELOPE, envelope.id().as_bytes().to_vec()), Some(value))
+            }
+            Record::Drop { id, .. } => ((ENVELOPE, id.as_bytes().to_vec()), None),
+            Record::Pin { topic, until } => (
+                (PIN, topic.as_bytes().to_vec()),
+                Some(until.as_ms().to_be_bytes().to_vec()),
+            ),
+            Record::Unpin { topic } => ((PIN, topic.as_bytes().to_vec()), None),
+        };
+        self.pending.insert(key, value.map(Zeroizing::new));
+    }
+
+    /// Tells whether a step has changed anything.
+    pub(crate) fn is_changed(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Applies everything noted, as one batch. It is on disk after the store's next hard flush.
+    pub(crate) fn apply(&mut self) -> Result<(), RecordsError> {
+        let mut batch = Vec::with_capacity(self.pending.len());
+        for ((kind, key), value) in std::mem::take(&mut self.pending) {
+            let value = match value {
+                None => None,
+                Some(value) => Some(self.seal(kind, &key, &value)?),
+            };
+            batch.push(Write {
+                key: self.store_key(kind, &key),
+                value,
+            });
+        }
+        Ok(self.store.apply(batch)?)
+    }
+
+    /// Reads an envelope's bytes.
+    pub(crate) fn envelope(&self, id: &EnvelopeId) -> Result<Option<Vec<u8>>, RecordsError> {
+        let key = id.as_bytes().to_vec();
+        let value = match self.pending.get(&(ENVELOPE, key.clone())) {
+            Some(pending) => pending.as_ref().map(|value| value.to_vec()),
+            None => self.read(ENVELOPE, &key)?,
+        };
+        Ok(value.and_then(|value| value.get(ENVELOPE_HEAD..).map(<[u8]>::to_vec)))
+    }
+
+    /// Reads what a profile is restored from. Gives the number of records that do not open, too.
+    pub(crate) fn profile(&self) -> Result<(ProfileRecords, usize), RecordsError> {
+        let mut records = Vec::new();
+        let mut damaged = 0;
+        for kind in PROFILE_KINDS {
+            for record in self.scan(kind as u8) {
+                match record? {
+                    Some((key, value)) => records.push((kind, key, value)),
+                    None => damaged += 1,
+                }
+            }
+        }
+        Ok((records, damaged))
+    }
+
+    /// Reads what a mailbox is restored from: what is known of each envelope, and the pins.
+    pub(crate) fn mail(&self) -> Result<(Vec<Kept>, Pins), RecordsError> {
+        let mut kept = Vec::new();
+        for record in self.scan(ENVELOPE) {
+            kept.extend(record?.and_then(|(key, value)| read_kept(&key, &value)));
+        }
+        let mut pins = Vec::new();
+        for record in self.scan(PIN) {
+            pins.extend(record?.and_then(|(key, value)| {
+                let until = u64::from_be_bytes(value.as_slice().try_into().ok()?);
+                Some((
+                    TopicId::from_bytes(key.try_into().ok()?),
+                    Time::from_ms(until),
+                ))
+            }));
+        }
+        Ok((kept, pins))
+    }
+
+    /// All records of a kind; `None` for one that does not open.
+    fn scan(&self, kind: u8) -> impl Iterator<Item = Result<Option<Pair>, RecordsError>> {
+        self.store.scan_prefix(&[kind]).map(move |pair| {
+            let (key, value) = pair?;
+            Ok(match &self.vault {
+                Some(vault) => vault.open(&key, &value).ok(),
+                None => key
+                    .get(1..)
+                    .map(|key| (key.to_vec(), Zeroizing::new(value))),
+            })
+        })
+    }
+
+    fn read(&self, kind: u8, key: &[u8]) -> Result<Option<Vec<u8>>, RecordsError> {
+        let store_key = self.store_key(kind, key);
+        let Some(value) = self.store.get(&store_key)? else {
+            return Ok(None);
+        };
+        Ok(match &self.vault {
+            Some(vault) => vault
+                .open(&store_key, &value)
+                .ok()
+                .map(|(_, value)| value.to_vec()),
+            None => Some(value),
+        })
+    }
+
+    fn store_key(&self, kind: u8, key: &[u8]) -> Vec<u8> {
+        match &self.vault {
+            Some(vault) => vault.blind_key(kind, key).as_bytes().to_vec(),
+            None => [&[kind], key].concat(),
+        }
+    }
+
+    fn seal(&self, kind: u8, key: &[u8], value: &[u8]) -> Result<Vec<u8>, RecordsError> {
+        match &self.vault {
+            Some(vault) => vault
+                .seal(kind, key, value, &mut OsRng)
+                .map_err(RecordsError::Seal),
+            None => Ok(value.to_vec()),
+        }
+    }
+}
+
+fn read_kept(key: &[u8], value: &[u8]) -> Option<Kept> {
+    let (head, envelope) = value.split_at_checked(ENVELOPE_HEAD)?;
+    let (topic, bucket) = stored_header(envelope)?;
+    Some(Kept {
+        topic,
+        bucket,
+        id: EnvelopeId::from_bytes(key.try_into().ok()?),
+        arrived: Time::from_ms(u64::from_be_bytes(head[..8].try_into().ok()?)),
+        made_here: head[8] == 1,
+    })
+}
