@@ -1,0 +1,122 @@
+//! Runs random worlds for some time and reports, a `name: value` line each.
+//!
+//! `simulate --seconds N [--seed N] [--runs N] [--members N] [--commands N]`, and what plans may
+//! contain beyond what the code promises today: `--leaving`, `--stewards-leave`, `--wrong-clocks`,
+//! `--rejoin`, or `--everything`. Also `SEED=n`. Without a seed it begins at one drawn from the clock. A run that fails prints its seed:
+//! `SEED=n simulate --runs 1` replays it, and `TRACE=1` says what happens in it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "the crate is test code: a step that cannot be done ends the test with a sentence"
+)]
+
+use std::{
+    collections::BTreeMap,
+    panic::catch_unwind,
+    process::ExitCode,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use tests::sim::{FailureKind, Report, Scope, Size, plan};
+
+struct Wish {
+    seconds: u64,
+    seed: u64,
+    runs: u64,
+    size: Size,
+    scope: Scope,
+}
+
+fn main() -> ExitCode {
+    let wish = read();
+    println!("first seed: {}", wish.seed);
+    let start = Instant::now();
+    let mut total = Report::default();
+    let mut kinds: BTreeMap<FailureKind, u64> = BTreeMap::new();
+    let mut failed = 0_u64;
+    let mut seed = wish.seed;
+    while total.runs + failed < wish.runs && start.elapsed() < Duration::from_secs(wish.seconds) {
+        let (size, scope) = (wish.size, wish.scope);
+        match catch_unwind(|| plan::run(seed, size, scope)) {
+            Ok(ran) => {
+                total.add(&ran.report);
+                for kind in ran
+                    .failures
+                    .iter()
+                    .map(|failure| failure.kind)
+                    .collect::<std::collections::BTreeSet<_>>()
+                {
+                    *kinds.entry(kind).or_default() += 1;
+                }
+                if let Some(first) = ran.failures.first() {
+                    let more = ran.failures.len() - 1;
+                    println!(
+                        "SEED={seed} fails: {:?}: {} (and {more} more)",
+                        first.kind, first.text
+                    );
+                }
+            }
+            Err(_) => {
+                println!("SEED={seed} fails: panic");
+                failed += 1;
+            }
+        }
+        seed = seed.wrapping_add(1);
+    }
+    println!("{total}");
+    println!("panics: {failed}");
+    for (kind, runs) in &kinds {
+        println!("runs with {kind:?}: {runs}");
+    }
+    println!("seconds: {}", start.elapsed().as_secs());
+    if failed == 0 && kinds.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn read() -> Wish {
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH);
+    let clock = clock.map_or(0, |since| since.as_secs() * 1_000_000);
+    let seed = std::env::var("SEED").ok();
+    let mut wish = Wish {
+        seconds: 60,
+        seed: seed.map_or(clock, |text| text.parse().expect("SEED is a whole number")),
+        runs: u64::MAX,
+        size: Size {
+            members: 20,
+            commands: 60,
+        },
+        scope: Scope::TODAY,
+    };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "--everything" => wish.scope = Scope::EVERYTHING,
+            "--leaving" => wish.scope.leaving = true,
+            "--stewards-leave" => (wish.scope.leaving, wish.scope.stewards_leave) = (true, true),
+            "--wrong-clocks" => wish.scope.wrong_clocks = true,
+            "--rejoin" => wish.scope.rejoin = true,
+            _ => {
+                number(&mut wish, &word, words.next());
+            }
+        }
+    }
+    wish
+}
+
+fn number(wish: &mut Wish, word: &str, text: Option<String>) {
+    let number = text.and_then(|text| text.parse().ok());
+    let number: u64 =
+        number.unwrap_or_else(|| panic!("{word} is not known, or needs a whole number"));
+    match word {
+        "--seconds" => wish.seconds = number,
+        "--seed" => wish.seed = number,
+        "--runs" => wish.runs = number,
+        "--members" => wish.size.members = number.max(2),
+        "--commands" => wish.size.commands = number.max(5),
+        _ => panic!("{word} is not known"),
+    }
+}
