@@ -1,1 +1,26 @@
+//! What the tests share: a harness for real `kith` processes, and the words to command them in.
+//!
+//! Begin with [`evening::Evening`]: a community node, members with a node each, one group. It is made of
+//! [`process::Community`] and [`process::Member`], which start, stop and kill processes, and of
+//! [`kith::Kith`], which runs one command and reads its output. [`transcript`] reads the written evening,
+//! [`leak`] searches a disk for it, [`http`] speaks to a node's local API, [`wait`] waits for a condition
+//! (never for a time) and [`seed`] makes chance repeatable.
+//!
+//! [`sim`] is something else: the protocol alone, without processes, in a virtual world.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "the crate is test code: a step that cannot be done ends the test with a sentence"
+)]
+#![deny(missing_docs)]
+
+pub mod evening;
+pub mod http;
+pub mod kith;
+pub mod leak;
+pub mod process;
+pub mod seed;
+pub mod sim;
+pub mod transcript;
+pub mod wait;

@@ -1,0 +1,439 @@
+//! Real nodes: `kith` processes on loopback, each with a profile in a directory of its own.
+//!
+//! What a test started is ended when it is dropped. When the test has failed, the directory is kept and
+//! the end of the process's log is printed.
+
+use std::fs::{self, File, OpenOptions};
+use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{self, Child, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::kith::{Group, Joined, Kith, Output, Refusal};
+use crate::wait::{UNTIL_READY, UNTIL_STOPPED, wait_explained, wait_until};
+
+/// The line on standard output that says that a node serves.
+const READY: &str = "ready";
+
+/// Where a personal node that others can reach directly listens in tests: loopback only, any port.
+const LOOPBACK: &str = "/ip4/127.0.0.1/tcp/0";
+
+/// How many lines of a log are shown when a test has failed.
+const SHOWN_LINES: usize = 40;
+
+/// A directory for one process: its profile, passphrase, words, and what it printed.
+#[derive(Debug)]
+pub struct Home {
+    name: String,
+    dir: Option<TempDir>,
+    path: PathBuf,
+}
+
+impl Home {
+    /// Makes the directory, with a passphrase in it and no profile yet.
+    pub fn new(name: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("kith-test-").tempdir();
+        let dir = dir.expect("the machine has room for a temporary directory");
+        let home = Self {
+            name: name.to_owned(),
+            path: dir.path().to_owned(),
+            dir: Some(dir),
+        };
+        home.write_passphrase("passphrase", &home.passphrase());
+        home
+    }
+
+    /// Commands for this profile.
+    pub fn kith(&self) -> Kith {
+        Kith::at(&self.profile())
+    }
+
+    /// The directory of the profile.
+    pub fn profile(&self) -> PathBuf {
+        self.path.join("profile")
+    }
+
+    /// The right passphrase, a different one for each name.
+    pub fn passphrase(&self) -> String {
+        format!("the lamp of {} stays lit", self.name)
+    }
+
+    /// The file with the right passphrase.
+    pub fn passphrase_file(&self) -> String {
+        self.file("passphrase")
+    }
+
+    /// The file that `init` writes the 24 words to.
+    pub fn words_file(&self) -> String {
+        self.file("words")
+    }
+
+    /// Everything the background process printed on standard output, in all its lives.
+    pub fn stdout(&self) -> PathBuf {
+        self.path.join("stdout.log")
+    }
+
+    /// Everything the background process printed on standard error, in all its lives.
+    pub fn stderr(&self) -> PathBuf {
+        self.path.join("stderr.log")
+    }
+
+    /// Writes a passphrase to a file of this directory and returns the file's path.
+    pub fn write_passphrase(&self, file: &str, passphrase: &str) -> String {
+        let path = self.path.join(file);
+        let mut options = OpenOptions::new();
+        let opened = options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path);
+        std::io::Write::write_all(&mut opened.unwrap(), passphrase.as_bytes()).unwrap();
+        self.file(file)
+    }
+
+    /// Makes the vault.
+    pub fn init(&self) -> Output {
+        let (passphrase, words) = (self.passphrase_file(), self.words_file());
+        let kith = self.kith();
+        kith.run(&[
+            "--passphrase-file",
+            &passphrase,
+            "init",
+            "--words-to",
+            &words,
+        ])
+        .succeeded()
+    }
+
+    fn file(&self, name: &str) -> String {
+        let path = self.path.join(name);
+        path.into_os_string()
+            .into_string()
+            .expect("temporary paths are UTF-8")
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            return;
+        }
+        let log = fs::read_to_string(self.stderr()).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        let shown = &lines[lines.len().saturating_sub(SHOWN_LINES)..];
+        eprintln!(
+            "--- {}, kept in {}\n{}",
+            self.name,
+            self.path.display(),
+            shown.join("\n")
+        );
+        if let Some(dir) = self.dir.take() {
+            let _kept = dir.keep();
+        }
+    }
+}
+
+/// A node in the background; dropping it kills it.
+#[derive(Debug)]
+struct Background {
+    child: Child,
+}
+
+impl Background {
+    /// Starts a process whose output is appended to the logs of its home.
+    fn spawn(home: &Home, arguments: &[&str]) -> Self {
+        let append = |path: &Path| {
+            File::options()
+                .append(true)
+                .create(true)
+                .open(path)
+                .unwrap()
+        };
+        let mut command = home.kith().command(arguments);
+        command.stdout(Stdio::from(append(&home.stdout())));
+        command.stderr(Stdio::from(append(&home.stderr())));
+        let child = command
+            .spawn()
+            .unwrap_or_else(|e| panic!("kith {}: {e}", arguments.join(" ")));
+        Self { child }
+    }
+
+    /// Waits until the process says that it serves, and returns what it printed since `printed` bytes.
+    fn wait_until_ready(&mut self, home: &Home, printed: usize) -> String {
+        wait_explained(
+            &format!("{}'s node is ready", home.name),
+            UNTIL_READY,
+            || {
+                let output = fs::read(home.stdout()).unwrap();
+                let output = String::from_utf8_lossy(&output[printed..]).into_owned();
+                if output.lines().any(|line| line == READY) {
+                    return Ok(output);
+                }
+                let ended = self.child.try_wait().unwrap();
+                assert!(
+                    ended.is_none(),
+                    "{}'s node ended before it was ready: {ended:?}",
+                    home.name
+                );
+                Err(format!("it printed {output:?}"))
+            },
+        )
+    }
+
+    fn wait_until_ended(&mut self, name: &str) -> ExitStatus {
+        wait_until(&format!("{name}'s node has ended"), UNTIL_STOPPED, || {
+            self.child.try_wait().unwrap()
+        })
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        // It may have ended by itself: then there is nothing left to kill.
+        let _gone = self.child.kill();
+        let _status = self.child.wait();
+    }
+}
+
+/// A node, of either role, that can be started, stopped and killed, again and again.
+#[derive(Debug)]
+pub struct Node {
+    home: Home,
+    arguments: Vec<String>,
+    running: Option<Background>,
+}
+
+impl Node {
+    fn new(home: Home, arguments: &[&str]) -> Self {
+        Self {
+            home,
+            arguments: arguments.iter().copied().map(str::to_owned).collect(),
+            running: None,
+        }
+    }
+
+    /// Starts the process, waits until it serves, and returns what it printed until then.
+    pub fn start(&mut self) -> String {
+        let printed = self.spawn();
+        let running = self.running.as_mut().expect("it was just started");
+        running.wait_until_ready(&self.home, printed)
+    }
+
+    /// Starts the process and kills it with SIGKILL after a time, ready or not.
+    pub fn start_and_kill(&mut self, after: Duration) {
+        self.spawn();
+        thread::sleep(after);
+        self.kill();
+    }
+
+    /// Stops the process by `kith stop`, and waits until it has ended without complaint.
+    pub fn stop(&mut self) {
+        let mut running = self.take_running();
+        let _said = self.home.kith().run(&["stop"]).succeeded();
+        let status = running.wait_until_ended(&self.home.name);
+        assert!(
+            status.success(),
+            "{}'s node was stopped, and ended with {status}",
+            self.home.name
+        );
+    }
+
+    /// Ends the process by SIGKILL.
+    pub fn kill(&mut self) {
+        drop(self.take_running());
+    }
+
+    /// Tells whether the process was started, and not stopped or killed since.
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// The id of the running process.
+    pub fn pid(&self) -> u32 {
+        let running = self.running.as_ref();
+        running
+            .unwrap_or_else(|| panic!("{}'s node is not running", self.home.name))
+            .child
+            .id()
+    }
+
+    /// The directory of its profile and its logs.
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// Gives an option of the command line another value, for the starts to come.
+    ///
+    /// # Panics
+    ///
+    /// When the command line has no such option.
+    pub fn replace_argument(&mut self, option: &str, value: &str) {
+        let at = self
+            .arguments
+            .iter()
+            .position(|argument| argument == option);
+        let at = at.unwrap_or_else(|| panic!("no {option} in {:?}", self.arguments));
+        value.clone_into(&mut self.arguments[at + 1]);
+    }
+
+    /// Starts the process without waiting; returns how much it had printed in earlier lives.
+    fn spawn(&mut self) -> usize {
+        assert!(
+            self.running.is_none(),
+            "{}'s node runs already",
+            self.home.name
+        );
+        let printed = fs::metadata(self.home.stdout()).map_or(0, |file| file.len() as usize);
+        let arguments: Vec<_> = self.arguments.iter().map(String::as_str).collect();
+        self.running = Some(Background::spawn(&self.home, &arguments));
+        printed
+    }
+
+    fn take_running(&mut self) -> Background {
+        let running = self.running.take();
+        running.unwrap_or_else(|| panic!("{}'s node is not running", self.home.name))
+    }
+}
+
+/// A community node.
+#[derive(Debug)]
+pub struct Community {
+    /// Its process.
+    pub node: Node,
+    address: String,
+}
+
+impl Community {
+    /// Starts one on a port that it keeps through restarts, and waits until it serves.
+    pub fn start() -> Self {
+        let home = Home::new("the community");
+        let listen = format!("/ip4/127.0.0.1/tcp/{}", port_below_ephemeral());
+        let passphrase = home.passphrase_file();
+        let arguments = [
+            "--passphrase-file",
+            &passphrase,
+            "community",
+            "--listen",
+            &listen,
+        ];
+        let mut node = Node::new(home, &arguments);
+        let printed = node.start();
+        let address = printed
+            .lines()
+            .find(|line| line.starts_with(&format!("{listen}/p2p/")));
+        let address =
+            address.unwrap_or_else(|| panic!("{listen}/p2p/… is not reported: {printed}"));
+        Self {
+            address: address.to_owned(),
+            node,
+        }
+    }
+
+    /// The full address that members are given.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+}
+
+/// Someone with a personal node.
+#[derive(Debug)]
+pub struct Member {
+    /// The process of the node.
+    pub node: Node,
+    /// Commands for this member's profile.
+    pub kith: Kith,
+    /// The name that groups know this member by.
+    pub pseudonym: String,
+}
+
+impl Member {
+    /// Makes a profile and starts a node that knows one community node.
+    pub fn start(name: &str, community: &Community) -> Self {
+        Self::start_as(name, &format!("{name} of the test"), community)
+    }
+
+    /// Makes a profile and starts a node, for someone whom groups know by this pseudonym.
+    pub fn start_as(name: &str, pseudonym: &str, community: &Community) -> Self {
+        let mut member = Self::beginning(name, pseudonym, community);
+        member.node.start();
+        member
+    }
+
+    /// Makes a profile and starts a node that other members can reach directly.
+    pub fn start_reachable_as(name: &str, pseudonym: &str, community: &Community) -> Self {
+        let mut member = Self::prepared(name, pseudonym, community, &["--listen", LOOPBACK]);
+        member.node.start();
+        member
+    }
+
+    /// Makes a profile, and starts nothing.
+    pub fn beginning(name: &str, pseudonym: &str, community: &Community) -> Self {
+        Self::prepared(name, pseudonym, community, &[])
+    }
+
+    fn prepared(name: &str, pseudonym: &str, community: &Community, more: &[&str]) -> Self {
+        let home = Home::new(name);
+        home.init();
+        let passphrase = home.passphrase_file();
+        let mut arguments = vec!["--passphrase-file", &passphrase, "up", "--no-open"];
+        arguments.extend(["--api-port", "0", "--community", community.address()]);
+        arguments.extend(more);
+        Self {
+            kith: home.kith(),
+            node: Node::new(home, &arguments),
+            pseudonym: pseudonym.to_owned(),
+        }
+    }
+
+    /// Creates a group.
+    pub fn creates_group(&self, name: &str) -> Group {
+        self.kith.creates_group(name, &self.pseudonym)
+    }
+
+    /// Asks to join by a link, and waits for an answer as long as told (such as `10s`).
+    ///
+    /// # Errors
+    ///
+    /// The program's refusal.
+    pub fn joins(&self, link: &str, wait: &str) -> Result<Joined, Refusal> {
+        self.kith.joins(link, &self.pseudonym, wait)
+    }
+}
+
+/// Finds a port that is free and that no outgoing connection will be given.
+///
+/// A community node keeps its port while it is down, and members keep dialling it: from the ephemeral range
+/// (32768 and above on Linux) one of these dials could be given that very port, and connect to itself.
+pub fn port_below_ephemeral() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u16 = 20_000;
+    const COUNT: u16 = 10_000;
+    let start = (process::id() % u32::from(COUNT)) as u16;
+    let free = |port: &u16| {
+        let address = ("127.0.0.1", *port);
+        TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok()
+    };
+    let mut tried = (0..COUNT).map(|_| {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        FIRST + (start + step % COUNT) % COUNT
+    });
+    tried.find(free).expect("one of ten thousand ports is free")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_free_different_and_below_the_ephemeral_range() {
+        let (one, two) = (port_below_ephemeral(), port_below_ephemeral());
+        assert_ne!(one, two);
+        assert!((20_000..30_000).contains(&one) && (20_000..30_000).contains(&two));
+    }
+}
