@@ -335,11 +335,9 @@ async fn nothing_is_open_to_other_users() {
     }
 }
 
-/// Does something to the tree's directory.
-type Damage = fn(&Path);
-
 #[test]
 fn damage_is_reported_with_what_to_do_next() {
+    type Damage = fn(&Path);
     let damages: [(&str, Damage); 4] = [
         ("no log", |tree| {
             fs::remove_file(tree.join(LOG_FILE)).unwrap()
