@@ -69,8 +69,8 @@ pub const EPOCH_KEPT: Span = Span::DAY.times(7);
 /// How long an epoch further behind than [`MAX_LIVE_EPOCHS`] keeps its keys: who comes back after
 /// many commits gets them all at once, and the messages between them right after.
 pub const FAR_EPOCH_KEPT: Span = Span::DAY;
-/// What was written this long after its epoch had ended is sent again in the new one.
-pub const LATE_POST: Span = Span::HOUR.times(6);
+/// A post that took longer than this to reach a mailbox is sent again when its epoch has ended.
+pub const LATE_POST: Span = Span::DAY;
 /// How long an envelope waits for a commit that has not arrived.
 pub const WAITING_KEPT: Span = Span::DAY.times(30);
 /// How many envelopes may wait for a commit that has not arrived.
@@ -367,32 +367,24 @@ impl Group {
         Ok((seq, envelope))
     }
 
-    /// Sends again, in the new tip, what this member posted long after its epoch had ended: others
-    /// may no longer have its keys. Whoever has it already knows it by its id. What was written
-    /// before the epoch ended is not sent again: it was not meant for those who came in since.
+    /// Sends again, in the new tip, the posts of the epoch that ended which took long to reach a
+    /// mailbox, or are still on this device only: others may no longer have that epoch's keys.
+    /// Whoever has one already knows it by its id. Only this device's clock is asked: another's
+    /// could make it repeat the past to newcomers.
     fn send_again(&mut self, before: EpochId, context: &mut Context<'_>) -> Result<(), GroupError> {
         if self.tip == before || self.check_in().is_err() {
             return Ok(());
         }
-        let path = self.path();
-        let mut ended: BTreeMap<EpochId, Time> = BTreeMap::new();
-        for pair in path.windows(2) {
-            let end = self
-                .epochs
-                .get(&pair[1])
-                .and_then(|next| next.meta.note.as_ref());
-            ended.extend(end.map(|note| (pair[0], note.at)));
-        }
         let me = self.me();
-        let missed = |stored: &&StoredEvent| {
+        let held_back = |stored: &&StoredEvent| {
             let SignedEvent { author, event, .. } = &stored.signed;
-            let end = ended.get(&stored.sent_in);
+            let arrived = stored.confirmed.unwrap_or(context.now);
             *author == me
                 && stored.sent_in == before
                 && matches!(event.body, Body::Post { .. })
-                && end.is_some_and(|end| event.at > end.after(LATE_POST))
+                && arrived > stored.received.after(LATE_POST)
         };
-        let events = self.events.values().filter(missed);
+        let events = self.events.values().filter(held_back);
         let missed: Vec<EventId> = events.map(|stored| stored.signed.id).collect();
         for id in missed {
             let stored = self.events.get(&id).ok_or(GroupError::Ours)?;
@@ -402,12 +394,31 @@ impl Group {
             if let Some(stored) = self.events.get_mut(&id) {
                 stored.envelope = envelope.id();
                 stored.sent_in = tip;
+                stored.confirmed = None;
             }
             self.sent.insert(envelope.id(), id);
             self.persist_event(&id, context)?;
             context.out.push(Output::Keep(envelope));
         }
         Ok(())
+    }
+
+    /// Notes that a mailbox holds what this member said in an envelope.
+    pub(crate) fn confirm(
+        &mut self,
+        envelope: &EnvelopeId,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        let Some(id) = self.sent.get(envelope).copied() else {
+            return Ok(());
+        };
+        let now = context.now;
+        let stored = self.events.get_mut(&id).ok_or(GroupError::Ours)?;
+        if stored.confirmed.is_some() || stored.envelope != *envelope {
+            return Ok(());
+        }
+        stored.confirmed = Some(now);
+        self.persist_event(&id, context)
     }
 
     fn persist_event(&self, id: &EventId, context: &mut Context<'_>) -> Result<(), GroupError> {
@@ -557,6 +568,7 @@ impl Group {
             signed,
             envelope,
             received: context.now,
+            confirmed: None,
         };
         context.persist(
             Kind::Event,
@@ -892,6 +904,13 @@ impl Group {
     pub fn envelope_of(&self, event: &EventId) -> Option<EnvelopeId> {
         let stored = self.events.get(event)?;
         (stored.signed.author == self.me()).then_some(stored.envelope)
+    }
+
+    /// Whether something that this member said took so long to reach a mailbox that it was sent
+    /// again in a later epoch, to those who were in the group by then.
+    pub fn was_sent_again(&self, event: &EventId) -> bool {
+        let stored = self.events.get(event);
+        stored.is_some_and(|stored| stored.sent_in != stored.signed.epoch)
     }
 
     /// What this member said in an envelope.

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use crate::{
     codec,
     event::{InviteSeed, MAX_ADDRESS_LEN, MAX_ADDRESSES},
-    id::{EpochId, InviteId, JoinId, MemberId},
+    id::{EpochId, GroupId, InviteId, JoinId, MemberId},
     identity::PseudonymKey,
     time::Time,
     topic::{self, RoutingSecret, derive},
@@ -62,6 +62,8 @@ pub struct Link {
     pub reply_key: [u8; 32],
     /// The X25519 key that requests are encrypted to.
     pub seal_key: [u8; 32],
+    /// Tells members that the link leads to their group, and nobody else anything.
+    pub group_tag: [u8; 16],
     /// From then on nobody is admitted.
     pub expires: Time,
     /// Multiaddrs of the group's community nodes.
@@ -76,6 +78,8 @@ struct LinkWire {
     r: [u8; 32],
     #[serde(with = "serde_bytes")]
     s: [u8; 32],
+    #[serde(with = "serde_bytes")]
+    g: [u8; 16],
     x: Time,
     c: Vec<String>,
 }
@@ -218,7 +222,7 @@ impl InviteKeys {
     }
 
     /// The link to hand to a newcomer.
-    pub fn link(&self, expires: Time, community: Vec<String>) -> Link {
+    pub fn link(&self, group: &GroupId, expires: Time, community: Vec<String>) -> Link {
         let mut seal_key = [0; 32];
         let len = self.seal_public.len().min(32);
         seal_key[..len].copy_from_slice(&self.seal_public[..len]);
@@ -226,6 +230,7 @@ impl InviteKeys {
             inbox: self.inbox.clone(),
             reply_key: self.reply.verifying_key().to_bytes(),
             seal_key,
+            group_tag: group_tag(&self.inbox, group),
             expires,
             community,
         }
@@ -295,6 +300,11 @@ impl Link {
         codec::decode(reply).ok()
     }
 
+    /// Tells whether the link leads to this group.
+    pub fn leads_to(&self, group: &GroupId) -> bool {
+        group_tag(&self.inbox, group) == self.group_tag
+    }
+
     /// The name of the invite that the link belongs to.
     pub fn invite(&self) -> InviteId {
         InviteId::of(&self.inbox.key().topic())
@@ -333,6 +343,7 @@ impl Link {
             inbox: wire.i,
             reply_key: wire.r,
             seal_key: wire.s,
+            group_tag: wire.g,
             expires: wire.x,
             community: wire.c,
         })
@@ -346,6 +357,7 @@ impl fmt::Display for Link {
             i: self.inbox.clone(),
             r: self.reply_key,
             s: self.seal_key,
+            g: self.group_tag,
             x: self.expires,
             c: self.community.clone(),
         };
@@ -365,6 +377,15 @@ impl fmt::Debug for InviteKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("InviteKeys(redacted)")
     }
+}
+
+/// The first 16 bytes of HKDF-SHA256 of the inbox secret, info `kith link group v1` and the group's id.
+fn group_tag(inbox: &RoutingSecret, group: &GroupId) -> [u8; 16] {
+    let info = [b"kith link group v1".as_slice(), group.as_bytes()].concat();
+    let derived = derive(inbox.as_bytes(), &info);
+    let mut tag = [0; 16];
+    tag.copy_from_slice(&derived[..16]);
+    tag
 }
 
 fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_LEN] {
@@ -390,6 +411,7 @@ mod tests {
 
     fn link() -> Link {
         keys().link(
+            &GroupId::from_bytes([4; 16]),
             Time::from_ms(1000),
             vec!["/ip4/127.0.0.1/tcp/4001/p2p/12D3".into()],
         )

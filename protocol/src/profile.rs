@@ -263,6 +263,9 @@ pub enum Error {
     /// The link leads to a group that this profile is in.
     #[error("this link leads to a group that you are in already")]
     OwnLink,
+    /// The link leads to a group that this profile was in, and still shows.
+    #[error("this link leads to a group that you were in; leave that one first")]
+    LeaveFirst,
     /// The group refused.
     #[error(transparent)]
     Group(#[from] GroupError),
@@ -529,13 +532,17 @@ impl Profile {
         if context.now >= link.expires {
             return Err(Error::LinkExpired);
         }
-        let topic = link.inbox.key().topic();
-        if self
+        if let Some(group) = self
             .groups
             .values()
-            .any(|group| group.invite_at(&topic).is_some())
+            .find(|group| link.leads_to(&group.id()))
         {
-            return Err(Error::OwnLink);
+            let out = group.removal().is_some() || group.is_leaving();
+            return Err(if out {
+                Error::LeaveFirst
+            } else {
+                Error::OwnLink
+            });
         }
         let waiting = |join: &Join| join.state == JoinState::Waiting;
         if let Some((id, _)) = self
@@ -693,6 +700,8 @@ impl Profile {
         }
         let mut gone = None;
         for group in self.groups.values_mut() {
+            // A note that cannot be kept now is made again when the mailbox confirms again.
+            let _ = group.confirm(envelope, context);
             if group.farewell_stored(envelope, context).unwrap_or(false) {
                 gone = Some(group.id());
             }

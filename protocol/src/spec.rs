@@ -59,7 +59,11 @@ fn invite_keys() -> InviteKeys {
 }
 
 fn link() -> Link {
-    invite_keys().link(NOW.after(Span::DAY), vec![address()])
+    invite_keys().link(
+        &GroupId::from_bytes([0x44; 16]),
+        NOW.after(Span::DAY),
+        vec![address()],
+    )
 }
 
 fn event(body: Body) -> Vec<u8> {
@@ -343,7 +347,7 @@ fn the_captured_evening_opens_as_the_document_tells() {
     let InboxPayload::Reply { reply, signature } = codec::decode(&get("reply")).unwrap() else {
         panic!("a reply");
     };
-    let link = keys.link(NOW, vec![]);
+    let link = keys.link(&GroupId::from_bytes([0; 16]), NOW, vec![]);
     let Some(Reply::Welcome {
         join: answered,
         welcome,

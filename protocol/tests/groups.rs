@@ -456,3 +456,38 @@ fn hostile_content_on_a_groups_topic_changes_nothing() {
         ["Ben: fine", "Ben: still fine"]
     );
 }
+
+#[test]
+fn a_second_link_into_ones_own_group_adds_nobody() {
+    let mut network = Network::new(&["Ana", "Ben"]);
+    let group = network.found("Ana");
+    let (first, second) = (
+        network.invite("Ana", group, 1),
+        network.invite("Ana", group, 5),
+    );
+    network.ask("Ben", &first);
+    let again = Command::Join {
+        link: second.clone(),
+        pseudonym: kith_protocol::name::Name::new("Ben again").unwrap(),
+    };
+    assert_eq!(network.command("Ben", again), Err(Error::OwnLink));
+    assert_eq!(network.person("Ana").group(&group).roster().len(), 2);
+
+    // Who was taken out can come back by a new link, once the old group is off the list.
+    let ben = network.person("Ben").group(&group).me();
+    let remove = Command::Remove {
+        group,
+        member: ben,
+        reason: "a pause".into(),
+    };
+    network.command("Ana", remove).unwrap();
+    let link = network.invite("Ana", group, 1);
+    let back = |link: &str| Command::Join {
+        link: link.to_owned(),
+        pseudonym: kith_protocol::name::Name::new("Ben").unwrap(),
+    };
+    assert_eq!(network.command("Ben", back(&link)), Err(Error::LeaveFirst));
+    network.command("Ben", Command::Leave { group }).unwrap();
+    let join = network.ask("Ben", &link);
+    assert_eq!(network.join_state("Ben", join), JoinState::Joined(group));
+}

@@ -14,7 +14,7 @@ use crate::{
     codec,
     envelope::Envelope,
     event::{Body, InviteSeed},
-    id::{EnvelopeId, EpochId, EventId, InviteId, JoinId, MemberId, TopicId},
+    id::{EnvelopeId, EpochId, EventId, InviteId, JoinId, MemberId},
     invite::{InboxPayload, InviteKeys, Link, Refusal, Reply, WelcomeNote},
     profile::{Kind, Notice, Output},
     time::{Span, Time},
@@ -86,7 +86,7 @@ impl Group {
             .policy()
             .map(|policy| policy.community.clone())
             .unwrap_or_default();
-        let link = keys.link(expires, community);
+        let link = keys.link(&self.id, expires, community);
         let state = InviteState {
             id: keys.id(),
             expires,
@@ -134,11 +134,6 @@ impl Group {
         self.invites.iter().map(state).collect()
     }
 
-    /// The invite whose requests arrive at this topic.
-    pub(crate) fn invite_at(&self, topic: &TopicId) -> Option<InviteId> {
-        Some(InviteId::of(topic)).filter(|id| self.invites.contains_key(id))
-    }
-
     /// Removes somebody, with a reason that they and everybody else can read.
     pub(crate) fn remove(
         &mut self,
@@ -180,26 +175,36 @@ impl Group {
             let mut policy = self.tip_epoch()?.meta.policy.clone();
             policy.stewards.retain(|steward| *steward != me);
             if policy.stewards.is_empty() {
-                policy.stewards.extend(
+                let others = || {
                     self.roster()
                         .iter()
                         .map(|member| member.id)
-                        .find(|id| *id != me),
-                );
+                        .filter(|id| *id != me)
+                };
+                let staying = others().find(|id| !self.leavers.contains_key(id));
+                policy.stewards.extend(staying.or_else(|| others().next()));
             }
             let note = self.note(Class::Change, Vec::new(), None, Vec::new(), context)?;
             self.commit(Change::Policy(policy), note, context)?;
         }
         self.say(Body::Leave, context)?;
-        // The hand-over must arrive as surely as the wish to leave.
+        // The hand-over, and what was said before, must arrive as surely as the wish to leave.
         let sent = context.out[before..]
             .iter()
             .filter_map(|output| match output {
                 Output::Keep(envelope) => Some(envelope.id()),
                 _ => None,
             });
+        let own = self
+            .events
+            .values()
+            .filter(|stored| stored.signed.author == me);
+        let said = own
+            .filter(|stored| stored.confirmed.is_none())
+            .map(|stored| stored.envelope);
+        let unconfirmed: BTreeSet<EnvelopeId> = sent.chain(said).collect();
         self.status = Status::Leaving {
-            unconfirmed: sent.collect(),
+            unconfirmed: unconfirmed.into_iter().collect(),
             since: context.now,
         };
         context.persist(Kind::Group, self.id.as_bytes(), Some(self.record()?));

@@ -40,6 +40,8 @@ pub(crate) struct StoredEvent {
     pub received: Time,
     /// The epoch of that envelope.
     pub sent_in: EpochId,
+    /// When a mailbox first confirmed that envelope; for its author only.
+    pub confirmed: Option<Time>,
 }
 
 /// A request to join that this device made.
@@ -79,6 +81,7 @@ struct EventRecord {
     envelope: EnvelopeId,
     received: Time,
     sent_in: EpochId,
+    confirmed: Option<Time>,
     #[serde(with = "serde_bytes")]
     content: Vec<u8>,
 }
@@ -112,6 +115,7 @@ impl StoredEvent {
             envelope: self.envelope,
             received: self.received,
             sent_in: self.sent_in,
+            confirmed: self.confirmed,
             content: content.to_vec(),
         })
     }
@@ -197,6 +201,7 @@ impl Group {
             envelope: record.envelope,
             received: record.received,
             sent_in: record.sent_in,
+            confirmed: record.confirmed,
         });
         Ok(())
     }

@@ -300,10 +300,15 @@ fn keys_of_ended_epochs_go_after_a_week_without_any_commit() {
 }
 
 #[test]
-fn what_was_posted_long_after_the_group_went_on_is_sent_again_where_it_can_be_read() {
+fn a_post_that_was_held_back_for_days_is_sent_again_where_it_can_be_read() {
     let (mut people, group, link) = group_of(&["Ben", "Chloe"]);
-    let earlier = people[2].posts(group, "before anybody came");
-    people[1].receive(&earlier);
+    let in_time = people[2].posts(group, "in time");
+    let stored = Input::Stored {
+        envelope: in_time[0].id(),
+    };
+    people[2].at(stored, NOW);
+    people[1].receive(&in_time);
+    let offline = people[2].posts(group, "from the hills");
     // While Chloe is away the group goes on, and the others drop the keys of the epoch that she is in.
     let mut newcomer = Person::new();
     let join = Command::Join {
@@ -316,29 +321,24 @@ fn what_was_posted_long_after_the_group_went_on_is_sent_again_where_it_can_be_re
     people[1].receive(&commits);
     let later = NOW.after(Span::DAY.times(9));
     people[1].at(Input::Tick, later);
-    let post = Command::Post {
-        group,
-        text: "from the hills".into(),
-    };
-    let (offline, _) = people[2].at(Input::Command(post), later);
     people[1].receive(&offline);
     assert_eq!(
         people[1].texts(&group),
-        ["before anybody came"],
+        ["in time"],
         "too late to be read as it was sent"
     );
 
-    let again = people[2].receive(&commits);
+    let mut again = Vec::new();
+    for commit in commits {
+        again.extend(people[2].at(Input::Envelope(commit), later).0);
+    }
     people[1].receive(&again);
-    assert_eq!(
-        people[1].texts(&group),
-        ["before anybody came", "from the hills"]
-    );
+    assert_eq!(people[1].texts(&group), ["in time", "from the hills"]);
     newcomer.receive(&again);
     assert_eq!(
         newcomer.texts(&group),
         ["from the hills"],
-        "Dev was in when it was written"
+        "what arrived in time is not repeated"
     );
     people[0].receive(&offline);
     people[0].receive(&again);
