@@ -364,6 +364,15 @@ pub enum NetworkError {
     },
 }
 
+/// Checks an address that is to be kept connected, without doing anything.
+///
+/// # Errors
+///
+/// [`NetworkError::BadAddress`] says what is wrong with it.
+pub fn check_address(addr: &str) -> Result<(), NetworkError> {
+    DialAddress::parse(addr).map(|_| ())
+}
+
 /// The handle to a running network. Commands return at once; what comes of them is told by
 /// [`NetworkEvent`]s. Dropping it stops the network without waiting.
 pub struct Network {

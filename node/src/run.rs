@@ -151,6 +151,9 @@ pub async fn personal(
     config: PersonalConfig,
     mut announce: impl FnMut(Announce) + Send,
 ) -> Result<(), RunError> {
+    for address in &config.community {
+        network::check_address(address)?;
+    }
     let _lock = lock(&config.profile)?;
     let (serving, mut requests, mut stop) = serve(&config.profile, config.api_port).await?;
     let result = personal_served(&config, &serving, &mut requests, &mut stop, &mut announce).await;

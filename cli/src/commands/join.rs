@@ -44,6 +44,11 @@ fn text(join: &Join) -> String {
             group.name, join.pseudonym, group.id
         )),
         (JoinState::Joined, None) => printable(&format!("You are in as {}.", join.pseudonym)),
+        (JoinState::Waiting, _) if !join.stored => {
+            "Your request is on this device only: no community node has taken it yet. \
+            Keep the node running; it is brought there as soon as one can be reached."
+                .into()
+        }
         (JoinState::Waiting, _) => {
             "Your request waits in the mailbox. It completes by itself when \
             a steward's node is online; you need not do anything."

@@ -94,5 +94,11 @@ fn text(entry: &Entry) -> String {
         EntryKind::Left => format!("\n  {subject} left."),
         EntryKind::Newer => "\n  Something that needs a newer version of kith.".into(),
     };
-    printable(&format!("{}  {at}{said}", entry.name))
+    if entry.kind != EntryKind::Post && entry.kind != EntryKind::Newer {
+        return printable(&format!("{at}{said}"));
+    }
+    let held = entry
+        .delivery
+        .map_or(String::new(), |held| format!("  ({held})"));
+    printable(&format!("{}  {at}{held}{said}", entry.name))
 }

@@ -223,6 +223,8 @@ pub struct Join {
     pub join: String,
     /// How far it has come.
     pub state: JoinState,
+    /// Whether a community node is known to hold the request; until then it is on this device only.
+    pub stored: bool,
     /// What the group will call the caller.
     pub pseudonym: String,
     /// The group, once joined; before that the caller cannot know its name.

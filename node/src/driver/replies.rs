@@ -438,6 +438,7 @@ fn join_reply(profile: &Profile, id: &JoinId, join: &Join) -> api::Join {
     api::Join {
         join: id.to_string(),
         state,
+        stored: join.stored,
         pseudonym: join.name.to_string(),
         group,
         error,
@@ -515,6 +516,10 @@ fn error(error: Error) -> ApiError {
             "copy the whole link again, or ask for a new one",
         ),
         Error::LinkExpired => ApiError::invite_expired(),
+        Error::LeaveFirst => say(
+            ErrorCode::JoinRefused,
+            "leave it with: kith group leave GROUP, then use the link again",
+        ),
         Error::OwnLink => say(
             ErrorCode::JoinRefused,
             "give the link to the person whom you want to invite",

@@ -347,6 +347,7 @@ impl Node {
 
     fn join(&mut self, link: &str, pseudonym: String) -> Result<Reply, ApiError> {
         let mut join = Join {
+            stored: true,
             join: self.mint(),
             state: JoinState::Waiting,
             pseudonym: pseudonym.clone(),
