@@ -178,8 +178,7 @@ fn a_steward_on_one_side_of_a_partition_removes_and_admits() {
         span: Span::HOUR.times(5),
     });
     world.act(Action::Join { node: 5, slot: 0 });
-    // A removal closes the links that were made before it.
-    world.run_for(MINUTE);
+    world.run_for(MINUTE); // A removal ends all invites.
     world.act(Action::Remove { slot: 0, target: 4 });
     world.run_for(Span::HOUR);
     assert!(world.is_in(4, 0), "who is cut off does not know yet");

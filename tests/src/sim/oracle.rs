@@ -264,7 +264,8 @@ impl World {
         shown
     }
 
-    /// Nobody shows a post that was not encrypted to them.
+    /// Nobody shows a post that was not encrypted to them, when it was written or when it was sent
+    /// again to those who were in the group by then.
     fn check_leaks(&self, slot: usize, say: &mut impl FnMut(FailureKind, String)) {
         for node in 0..self.persons() {
             let Some(group) = self.group(node, slot) else {
@@ -272,7 +273,10 @@ impl World {
             };
             let shown = self.shown(node, slot);
             for post in self.ledger.posts.iter().filter(|post| post.slot == slot) {
-                if shown.contains_key(&post.event) && !post.roster.contains(&group.me()) {
+                let author = self.group(post.author, slot);
+                let again = author.is_some_and(|author| author.was_sent_again(&post.event));
+                let meant = post.roster.contains(&group.me()) || again;
+                if shown.contains_key(&post.event) && !meant {
                     say(
                         FailureKind::Leak,
                         format!("node {node} reads \"{}\"", post.text),
