@@ -293,6 +293,9 @@ impl Driver {
                 self.effects
                     .push(Effect::Notice(crate::api::Notice::NetworkChanged));
                 self.step_mailbox(mailbox::Input::LinkDown { link: name(link) })?;
+                if self.links.is_empty() {
+                    self.step_profile(profile::Input::Alone, None)?;
+                }
             }
             NetworkEvent::Frame { link, bytes } => {
                 self.step_mailbox(mailbox::Input::Frame {
@@ -412,7 +415,9 @@ impl Driver {
                 }
                 Output::Arrived { envelope, .. } => self.hand_in(envelope)?,
                 Output::Stored { server, id, until } => self.stored(server, id, until)?,
-                Output::Synced { .. } => {}
+                Output::Synced {
+                    topic, server_now, ..
+                } => self.hand_over(profile::Input::Synced { topic, server_now })?,
                 Output::Refused { why, id, .. } => {
                     tracing::warn!(%why, envelope = id.is_some(), "a mailbox refused something");
                 }
@@ -448,6 +453,10 @@ impl Driver {
                     self.watching_changed = true;
                     self.follow_watching()?;
                 }
+                Output::Reconnect => {
+                    let links = self.links.values().map(|link| Effect::Close(name(link.id)));
+                    self.effects.extend(links);
+                }
                 Output::Reopen(id) => self.reopen.push_back(id),
                 Output::Reach {
                     group,
@@ -475,10 +484,14 @@ impl Driver {
 
     /// Hands an envelope to the profile; its consequences belong to the current step.
     fn hand_in(&mut self, envelope: Envelope) -> Result<(), RecordsError> {
+        self.hand_over(profile::Input::Envelope(envelope))
+    }
+
+    fn hand_over(&mut self, input: profile::Input) -> Result<(), RecordsError> {
         let Some(profile) = &mut self.profile else {
             return Ok(());
         };
-        let outputs = profile.handle(profile::Input::Envelope(envelope), now(), &mut OsRng);
+        let outputs = profile.handle(input, now(), &mut OsRng);
         self.carry_out_profile(outputs, None)
     }
 
@@ -492,11 +505,7 @@ impl Driver {
     fn stored(&mut self, server: Vec<u8>, id: EnvelopeId, until: Time) -> Result<(), RecordsError> {
         self.delivered.entry(id).or_default().insert(server, until);
         self.effects.push(Effect::Delivered(id));
-        let Some(profile) = &mut self.profile else {
-            return Ok(());
-        };
-        let outputs = profile.handle(profile::Input::Stored { envelope: id }, now(), &mut OsRng);
-        self.carry_out_profile(outputs, None)
+        self.hand_over(profile::Input::Stored { envelope: id })
     }
 
     // What the node listens to.

@@ -8,22 +8,22 @@
 //! Methods that change a group push what must be kept and sent to the [`Context`], in order.
 
 mod epoch;
+mod intent;
+mod keys;
 mod membership;
 mod note;
 mod policy;
 mod record;
+mod rejoin;
+mod report;
 mod storage;
+mod timeline;
+mod tree;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand_core::CryptoRngCore;
 
-use self::{
-    epoch::Opened,
-    membership::{KnownInvite, Request},
-    note::{Cut, Payload},
-    record::GroupRecord,
-};
 pub(crate) use self::{
     epoch::{CIPHERSUITE, Candidate, Epoch, join},
     policy::fits,
@@ -31,23 +31,32 @@ pub(crate) use self::{
     storage::EpochStorage,
 };
 pub use self::{
-    epoch::{MAX_ADDS, MAX_REASON, Member},
+    epoch::{MAX_ADDS, MAX_INTENTS, MAX_REASON, Member},
+    keys::{EPOCH_KEPT, FAR_EPOCH_KEPT, MAX_LIVE_EPOCHS, MIN_EPOCH_KEPT, READ_ONLY_KEPT},
     membership::InviteState,
     note::Class,
     policy::{GroupPolicy, MAX_STEWARDS},
+    report::{LogChange, LogEntry, Problem, Settling},
     storage::StorageError,
+};
+use self::{
+    epoch::{Opened, mls_epoch},
+    intent::Wish,
+    membership::{KnownInvite, Request, WELCOME_WAITS},
+    note::Payload,
+    rejoin::Recovery,
+    tree::{Root, Tree},
 };
 use crate::{
     codec,
     envelope::{Envelope, EnvelopeError},
     event::{Body, Event, MAX_PARENTS, SignedEvent, TextError, check_text},
-    id::{EnvelopeId, EpochId, EventId, GroupId, InviteId, JoinId, MemberId, TopicId},
+    id::{EnvelopeId, EpochId, EventId, GroupId, IntentId, InviteId, JoinId, MemberId, TopicId},
     identity::{PseudonymKey, PseudonymSalt},
     name::Name,
     profile::{Kind, Notice, Output},
-    time::{Span, Time},
+    time::{Bucket, Span, Time},
     topic::RoutingSecret,
-    view::{Entry, EntryKind},
 };
 
 #[cfg(test)]
@@ -57,20 +66,13 @@ pub(crate) mod spec {
     pub(crate) use super::{
         epoch::{MlsSigner, RATCHET_WINDOW, credential, first_epoch},
         membership::{INBOX_ANSWERED, MAX_INVITE_LIFE, MAX_REQUESTS, RANK_DELAY},
-        note::{Admitted, CommitNote, Cut, MessageNote, Payload},
+        note::{CommitNote, Intent, MessageNote, Payload, What},
         policy::{MemberCard, capabilities},
     };
 }
 
-/// How many epochs behind the tip keep their keys.
-pub const MAX_LIVE_EPOCHS: u64 = 32;
-/// How long an epoch keeps its keys after a commit ended it.
-pub const EPOCH_KEPT: Span = Span::DAY.times(7);
-/// How long an epoch further behind than [`MAX_LIVE_EPOCHS`] keeps its keys: who comes back after
-/// many commits gets them all at once, and the messages between them right after.
-pub const FAR_EPOCH_KEPT: Span = Span::DAY;
 /// A post that took longer than this to reach a mailbox is sent again when its epoch has ended.
-pub const LATE_POST: Span = Span::DAY;
+pub const LATE_POST: Span = Span::DAY.times(20);
 /// How long an envelope waits for a commit that has not arrived.
 pub const WAITING_KEPT: Span = Span::DAY.times(30);
 /// How many envelopes may wait for a commit that has not arrived.
@@ -84,6 +86,9 @@ pub enum GroupError {
     /// The peer sent bytes that are no payload of a group.
     #[error("the message is malformed")]
     Malformed,
+    /// The message claims to be this member's own, and carries this number.
+    #[error("the message claims to be one's own")]
+    OwnMessage(u64),
     /// The peer is not a member of the epoch that the message claims.
     #[error("the sender is not a member")]
     Outsider,
@@ -117,6 +122,18 @@ pub enum GroupError {
     /// The caller wants to remove themselves.
     #[error("nobody can remove themselves; leave the group instead")]
     RemoveSelf,
+    /// The caller wants to promote a steward.
+    #[error("that member is a steward already")]
+    AlreadySteward,
+    /// The caller wants to demote somebody who is not a steward.
+    #[error("that member is not a steward")]
+    NoSuchSteward,
+    /// The caller wants to demote the only steward.
+    #[error("a group needs a steward; promote somebody else first")]
+    LastSteward,
+    /// The caller wants more stewards than a group can have.
+    #[error("a group can have at most {MAX_STEWARDS} stewards")]
+    TooManyStewards,
     /// The caller gave too long a reason.
     #[error("a reason may have at most {MAX_REASON} bytes")]
     ReasonTooLong,
@@ -140,6 +157,8 @@ pub enum GroupError {
 /// What a step of a state machine is given, and where its outputs go.
 pub(crate) struct Context<'a> {
     pub now: Time,
+    /// The hour that envelopes are to bear, which mailboxes compare with their own clocks.
+    pub hour: Bucket,
     pub rng: &'a mut dyn CryptoRngCore,
     pub out: Vec<Output>,
 }
@@ -182,6 +201,7 @@ pub(crate) enum Status {
     Active,
     /// The member asked to leave; the group goes once a mailbox holds what they had to say.
     Leaving {
+        /// Besides what they said: the envelopes of commits that hand their duties over.
         unconfirmed: Vec<EnvelopeId>,
         since: Time,
     },
@@ -213,9 +233,7 @@ pub struct Group {
     status: Status,
     seq: u64,
     order: u64,
-    epochs: BTreeMap<EpochId, Epoch>,
-    root: EpochId,
-    tip: EpochId,
+    tree: Tree,
     events: BTreeMap<EventId, StoredEvent>,
     /// Every id that some event names as its parent.
     parents: BTreeSet<EventId>,
@@ -224,15 +242,33 @@ pub struct Group {
     last_said: BTreeMap<MemberId, (u64, EventId)>,
     names: BTreeMap<MemberId, Name>,
     /// Who asked to leave, and when this node learned of it.
-    leavers: BTreeMap<MemberId, Time>,
+    leavers: BTreeMap<MemberId, (Time, EventId)>,
     /// The envelopes of what this member said.
     sent: BTreeMap<EnvelopeId, EventId>,
+    /// What this member said that is not encrypted yet, in order.
+    unsent: BTreeSet<(u64, EventId)>,
     invites: BTreeMap<InviteId, KnownInvite>,
     /// Which invite each revocation took back.
     revoked: BTreeMap<EventId, InviteId>,
     requests: BTreeMap<JoinId, Request>,
     waiting: BTreeMap<EpochId, BTreeMap<EnvelopeId, Time>>,
     waiting_len: usize,
+    /// Whether all that a mailbox held has arrived since the node started, and one is in reach.
+    /// Until then nothing is encrypted and nothing committed.
+    in_touch: bool,
+    /// Whether the commit that let this member in may still lose: see [`WELCOME_WAITS`].
+    is_new: bool,
+    /// Changes that this member asked for and that no commit holds yet.
+    wishes: Vec<Wish>,
+    /// When each change of a branch that lost was seen to be missing.
+    missed: BTreeMap<IntentId, Time>,
+    /// Epochs that were the tip, and in which posts may have been sent that arrived too late.
+    left: BTreeSet<EpochId>,
+    /// When this steward admitted somebody lately, since the start.
+    admitted: VecDeque<Time>,
+    /// Since when the tip has been where it is; since the start at most.
+    tip_since: Time,
+    recovery: Recovery,
 }
 
 impl Group {
@@ -257,30 +293,26 @@ impl Group {
         first: Epoch,
         context: &mut Context<'_>,
     ) -> Result<Self, GroupError> {
-        let mut group = Self::empty(id, salt, key, Status::Active, 0, first.id);
-        context.persist(Kind::Group, id.as_bytes(), Some(group.record()?));
+        let root = Root {
+            epoch: first.id,
+            retired: false,
+        };
+        let mut group = Self::empty(id, salt, key, Tree::new(vec![root]));
+        group.in_touch = true;
+        group.persist_record(context)?;
         group.add_epoch(first, context)?;
         Ok(group)
     }
 
-    fn empty(
-        id: GroupId,
-        salt: PseudonymSalt,
-        key: PseudonymKey,
-        status: Status,
-        seq: u64,
-        root: EpochId,
-    ) -> Self {
+    fn empty(id: GroupId, salt: PseudonymSalt, key: PseudonymKey, tree: Tree) -> Self {
         Self {
             id,
             salt,
             key,
-            status,
-            seq,
+            status: Status::Active,
+            seq: 0,
             order: 0,
-            epochs: BTreeMap::new(),
-            root,
-            tip: root,
+            tree,
             events: BTreeMap::new(),
             parents: BTreeSet::new(),
             heads: BTreeSet::new(),
@@ -288,12 +320,54 @@ impl Group {
             names: BTreeMap::new(),
             leavers: BTreeMap::new(),
             sent: BTreeMap::new(),
+            unsent: BTreeSet::new(),
             invites: BTreeMap::new(),
             revoked: BTreeMap::new(),
             requests: BTreeMap::new(),
             waiting: BTreeMap::new(),
             waiting_len: 0,
+            in_touch: false,
+            is_new: false,
+            wishes: Vec::new(),
+            missed: BTreeMap::new(),
+            left: BTreeSet::new(),
+            admitted: VecDeque::new(),
+            tip_since: Time::from_ms(0),
+            recovery: Recovery::default(),
         }
+    }
+
+    /// Takes a second Welcome, to another branch.
+    pub(crate) fn welcome_again(
+        &mut self,
+        first: Epoch,
+        seq: u64,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        if self.tree.contains(&first.id) {
+            return Ok(());
+        }
+        let (id, committer) = (first.id, first.meta.committer);
+        self.recovery.forget_out();
+        self.tree.add_root(id);
+        self.tree.note_vote(committer, seq, id);
+        self.persist_vote(&committer, context)?;
+        self.persist_record(context)?;
+        self.add_epoch(first, context)?;
+        self.catch_up(context)
+    }
+
+    /// Notes where the steward stood who let this member in.
+    pub(crate) fn note_welcome(
+        &mut self,
+        seq: u64,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        let tip = self.tip_epoch()?;
+        let (id, committer) = (tip.id, tip.meta.committer);
+        self.tree.note_vote(committer, seq, id);
+        self.persist_vote(&committer, context)?;
+        self.catch_up(context)
     }
 
     // What a member can ask for.
@@ -311,15 +385,14 @@ impl Group {
             },
             context,
         )
-        .map(|(event, _)| event)
     }
 
-    /// Says something to everybody in the tip's epoch.
+    /// Says something to everybody in the group: now, or as soon as it may be encrypted.
     pub(crate) fn say(
         &mut self,
         body: Body,
         context: &mut Context<'_>,
-    ) -> Result<(EventId, EnvelopeId), GroupError> {
+    ) -> Result<EventId, GroupError> {
         self.check_in()?;
         let event = Event {
             order: self.next_order(),
@@ -336,23 +409,65 @@ impl Group {
             body,
         };
         let content = event.encode().map_err(|_| GroupError::Ours)?;
-        let (seq, envelope) = self.encrypt(&content, context)?;
         let id = EventId::of(&self.me(), &content);
         let signed = SignedEvent {
             id,
             author: self.me(),
-            epoch: self.tip,
-            seq,
+            epoch: self.tip()?,
+            seq: 0,
             event,
         };
-        self.record_event(signed, envelope.id(), &content, context)?;
-        let envelope_id = envelope.id();
-        context.out.push(Output::Keep(envelope));
-        Ok((id, envelope_id))
+        self.record_event(signed, None, &content, context)?;
+        self.send_unsent(context)?;
+        Ok(id)
     }
 
-    /// Encrypts content for everybody in the tip's epoch.
-    fn encrypt(
+    /// Whether something may be encrypted now: all that was said meanwhile is here, and nobody is
+    /// in the tip's epoch whom a commit on another branch takes out (SPEC, *Removal*).
+    pub(super) fn may_send(&self) -> bool {
+        self.in_touch
+            && !self.is_new
+            && !self.recovery.is_old_copy()
+            && self.removal().is_none()
+            && self.missing_removals().is_empty()
+    }
+
+    /// Encrypts what waited until it may be.
+    pub(super) fn send_unsent(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
+        while let Some((order, id)) = self.unsent.first().copied() {
+            if !self.may_send() {
+                break;
+            }
+            self.send_event(id, context)?;
+            self.unsent.remove(&(order, id));
+        }
+        Ok(())
+    }
+
+    fn send_event(&mut self, id: EventId, context: &mut Context<'_>) -> Result<(), GroupError> {
+        let stored = self.events.get(&id).ok_or(GroupError::Ours)?;
+        let first = stored.envelope.is_none();
+        let content = stored.signed.event.encode().map_err(|_| GroupError::Ours)?;
+        let (seq, envelope) = self.encrypt(&content, context)?;
+        let tip = self.tip()?;
+        let stored = self.events.get_mut(&id).ok_or(GroupError::Ours)?;
+        stored.envelope = Some(envelope.id());
+        stored.sent_in = tip;
+        stored.confirmed = None;
+        if first {
+            stored.signed.epoch = tip;
+            stored.signed.seq = seq;
+        }
+        let (author, body) = (stored.signed.author, stored.signed.event.body.clone());
+        self.index_invite(&id, &author, &tip, &body);
+        self.sent.insert(envelope.id(), id);
+        self.persist_event(&id, context)?;
+        context.out.push(Output::Keep(envelope));
+        Ok(())
+    }
+
+    /// Encrypts content for everybody in the tip's epoch; without content it acknowledges the tip.
+    pub(super) fn encrypt(
         &mut self,
         content: &[u8],
         context: &mut Context<'_>,
@@ -364,6 +479,7 @@ impl Group {
         self.persist_ratchet(&epoch, context)?;
         let routing = self.tip_epoch()?.meta.routing.clone();
         let envelope = self.seal(&routing, &Payload::Message { epoch, mls }, context)?;
+        self.tree.note_vote(self.me(), seq, epoch);
         Ok((seq, envelope))
     }
 
@@ -371,36 +487,85 @@ impl Group {
     /// mailbox, or are still on this device only: others may no longer have that epoch's keys.
     /// Whoever has one already knows it by its id. Only this device's clock is asked: another's
     /// could make it repeat the past to newcomers.
-    fn send_again(&mut self, before: EpochId, context: &mut Context<'_>) -> Result<(), GroupError> {
-        if self.tip == before || self.check_in().is_err() {
+    fn send_again(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
+        if self.left.is_empty() || self.check_in().is_err() || !self.may_send() {
             return Ok(());
         }
+        let left = std::mem::take(&mut self.left);
         let me = self.me();
         let held_back = |stored: &&StoredEvent| {
             let SignedEvent { author, event, .. } = &stored.signed;
             let arrived = stored.confirmed.unwrap_or(context.now);
             *author == me
-                && stored.sent_in == before
+                && stored.envelope.is_some()
+                && left.contains(&stored.sent_in)
                 && matches!(event.body, Body::Post { .. })
                 && arrived > stored.received.after(LATE_POST)
         };
         let events = self.events.values().filter(held_back);
         let missed: Vec<EventId> = events.map(|stored| stored.signed.id).collect();
         for id in missed {
-            let stored = self.events.get(&id).ok_or(GroupError::Ours)?;
-            let content = stored.signed.event.encode().map_err(|_| GroupError::Ours)?;
-            let (_, envelope) = self.encrypt(&content, context)?;
-            let tip = self.tip;
-            if let Some(stored) = self.events.get_mut(&id) {
-                stored.envelope = envelope.id();
-                stored.sent_in = tip;
-                stored.confirmed = None;
-            }
-            self.sent.insert(envelope.id(), id);
-            self.persist_event(&id, context)?;
-            context.out.push(Output::Keep(envelope));
+            self.send_event(id, context)?;
         }
         Ok(())
+    }
+
+    /// This device's clock was ahead and was set back: nothing may wait for a time that is far off.
+    pub(crate) fn set_clock_back(&mut self, now: Time) {
+        self.tip_since = self.tip_since.min(now);
+        self.admitted.clear();
+        let missed = self.missed.values_mut();
+        let leavers = self.leavers.values_mut().map(|(since, _)| since);
+        let waiting = self.waiting.values_mut().flat_map(BTreeMap::values_mut);
+        let requests = self.requests.values_mut().map(|at| &mut at.received);
+        for time in missed.chain(leavers).chain(waiting).chain(requests) {
+            *time = (*time).min(now);
+        }
+        for epoch in self.tree.epochs_mut() {
+            epoch.meta.made = epoch.meta.made.min(now);
+        }
+        self.recovery.set_clock_back(now);
+    }
+
+    /// A mailbox has brought all that it holds.
+    pub(crate) fn synced(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
+        self.in_touch = true;
+        self.note_touch(context)?;
+        self.catch_up(context)
+    }
+
+    /// No mailbox is in reach any more.
+    pub(crate) fn alone(&mut self) {
+        self.in_touch = false;
+    }
+
+    /// Somebody who came in says nothing until more than half of the stewards stand at the commit
+    /// that let them in, or long enough has passed.
+    fn wait_for_stewards(&mut self, context: &mut Context<'_>) {
+        let root = self.tree.path().next();
+        let newcomer = root.filter(|root| root.meta.committer != self.me());
+        let unsettled = newcomer.filter(|root| !self.tree.has_majority(root));
+        let until = unsettled.map(|root| root.meta.made.after(WELCOME_WAITS));
+        let until = until.filter(|until| context.now < *until);
+        self.is_new = until.is_some();
+        context.out.extend(until.map(Output::Timer));
+    }
+
+    /// Some time has passed.
+    pub(crate) fn tick(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
+        if self.in_touch {
+            self.note_touch(context)?;
+        }
+        self.catch_up(context)
+    }
+
+    /// Does all that may have become possible: sends what waited, and fulfils duties.
+    pub(crate) fn catch_up(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
+        self.wait_for_stewards(context);
+        self.fulfil_duties(context)?;
+        self.send_again(context)?;
+        self.send_unsent(context)?;
+        self.hand_over_late(context)
     }
 
     /// Notes that a mailbox holds what this member said in an envelope.
@@ -414,7 +579,7 @@ impl Group {
         };
         let now = context.now;
         let stored = self.events.get_mut(&id).ok_or(GroupError::Ours)?;
-        if stored.confirmed.is_some() || stored.envelope != *envelope {
+        if stored.confirmed.is_some() || stored.envelope != Some(*envelope) {
             return Ok(());
         }
         stored.confirmed = Some(now);
@@ -448,16 +613,22 @@ impl Group {
         let content = envelope.open(&routing.key())?;
         let payload: Payload = codec::decode(&content).map_err(|_| GroupError::Malformed)?;
         let needs = payload.needs();
-        if !self.epochs.contains_key(&needs) {
-            return Ok(self.wait_for(needs, envelope, context));
+        if !self.tree.contains(&needs) {
+            let number = mls_epoch(payload.mls())?;
+            return Ok(self.wait_for(needs, number, envelope, context));
         }
         let verdict = match payload {
             Payload::Message { epoch, mls } => {
                 self.receive_message(epoch, &mls, envelope.id(), context)
             }
-            Payload::Commit { parent, mls } => self.receive_commit(parent, &mls, context),
+            Payload::Commit { parent, mls } => {
+                self.receive_commit(parent, &mls, Epoch::follow, context)
+            }
+            Payload::Rejoin { parent, mls } => {
+                self.receive_commit(parent, &mls, Epoch::follow_rejoin, context)
+            }
         }?;
-        self.fulfil_duties(context)?;
+        self.catch_up(context)?;
         Ok(verdict)
     }
 
@@ -468,20 +639,30 @@ impl Group {
         envelope: EnvelopeId,
         context: &mut Context<'_>,
     ) -> Result<Verdict, GroupError> {
-        let node = self.epochs.get(&epoch).ok_or(GroupError::Ours)?;
+        let node = self.tree.get(&epoch).ok_or(GroupError::Ours)?;
+        let opened = node.decrypt(&self.id, mls);
+        if let Err(GroupError::OwnMessage(seq)) = opened {
+            self.meet_oneself(&epoch, seq, context)?;
+        }
         let Opened {
             author,
             seq,
             content,
-        } = node.decrypt(&self.id, mls)?;
+        } = opened?;
         // The message's key is used up: from here on every outcome must keep the ratchet.
         self.persist_ratchet(&epoch, context)?;
+        let news = self.tree.note_vote(author, seq, epoch);
+        if content.is_empty() {
+            self.follow_vote(&author, news, context)?;
+            return Ok(Verdict::Accepted);
+        }
         let event = Event::decode(&content).map_err(|_| GroupError::Malformed)?;
         if event.order > MAX_ORDER {
             return Err(GroupError::Malformed);
         }
         let id = EventId::of(&author, &content);
         if self.events.contains_key(&id) {
+            self.follow_vote(&author, news, context)?;
             return Ok(Verdict::Known);
         }
         self.record_event(
@@ -492,39 +673,63 @@ impl Group {
                 seq,
                 event,
             },
-            envelope,
+            Some(envelope),
             &content,
             context,
         )?;
+        if news {
+            self.move_tip(context)?;
+        }
         Ok(Verdict::Accepted)
+    }
+
+    /// Keeps a vote that no event's record holds, and goes where it leads.
+    fn follow_vote(
+        &mut self,
+        author: &MemberId,
+        news: bool,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        if !news {
+            return Ok(());
+        }
+        self.persist_vote(author, context)?;
+        self.move_tip(context)
     }
 
     fn receive_commit(
         &mut self,
         parent: EpochId,
         mls: &[u8],
+        follow: fn(&Epoch, &GroupId, &[u8], Time) -> Result<Epoch, GroupError>,
         context: &mut Context<'_>,
     ) -> Result<Verdict, GroupError> {
-        if self.epochs.contains_key(&EpochId::of(mls)) {
+        if self.tree.contains(&EpochId::of(mls)) {
             return Ok(Verdict::Known);
         }
-        let node = self.epochs.get(&parent).ok_or(GroupError::Ours)?;
-        let child = node.follow(&self.id, mls, context.now)?;
-        let before = self.tip;
-        self.add_epoch(child, context)?;
-        self.send_again(before, context)?;
+        let node = self.tree.get(&parent).ok_or(GroupError::Ours)?;
+        let followed = follow(node, &self.id, mls, context.now);
+        if let Err(GroupError::OwnMessage(seq)) = followed {
+            self.meet_oneself(&parent, seq, context)?;
+        }
+        if matches!(followed, Err(GroupError::EpochClosed)) {
+            self.meet_a_stranger(&parent, context)?;
+        }
+        self.add_epoch(followed?, context)?;
         Ok(Verdict::Accepted)
     }
 
     fn wait_for(
         &mut self,
         epoch: EpochId,
+        number: u64,
         envelope: &Envelope,
         context: &mut Context<'_>,
     ) -> Verdict {
-        let begun = self.epochs.get(&self.root).map(|root| root.meta.made);
-        let old = envelope.bucket().start().after(Span::DAY);
-        if begun.is_some_and(|begun| old < begun) {
+        let roots = self.tree.roots().iter().filter(|root| !root.retired);
+        let roots = roots.filter_map(|root| self.tree.get(&root.epoch));
+        let began = roots.map(|root| root.meta.depth).min();
+        if began.is_some_and(|began| number < began) {
             // From before this member came in: never theirs to read.
             return Verdict::Rejected(GroupError::EpochClosed);
         }
@@ -555,7 +760,7 @@ impl Group {
     fn record_event(
         &mut self,
         signed: SignedEvent,
-        envelope: EnvelopeId,
+        envelope: Option<EnvelopeId>,
         content: &[u8],
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
@@ -643,10 +848,21 @@ impl Group {
             self.heads.insert(id);
         }
         if event.body == Body::Leave {
-            self.leavers.entry(author).or_insert(stored.received);
+            let since = (stored.received, id);
+            self.leavers.entry(author).or_insert(since);
         }
         if author == self.me() {
-            self.sent.insert(stored.envelope, id);
+            match stored.envelope {
+                Some(envelope) => {
+                    self.sent.insert(envelope, id);
+                }
+                None => {
+                    self.unsent.insert((event.order, id));
+                }
+            }
+        }
+        if stored.envelope.is_some() {
+            self.tree.note_vote(author, stored.signed.seq, epoch);
         }
         self.index_invite(&id, &author, &epoch, &event.body);
         self.events.insert(id, stored);
@@ -654,7 +870,11 @@ impl Group {
 
     // The epoch tree.
 
-    fn add_epoch(&mut self, epoch: Epoch, context: &mut Context<'_>) -> Result<(), GroupError> {
+    pub(super) fn add_epoch(
+        &mut self,
+        epoch: Epoch,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
         let id = epoch.id;
         let (record, ratchet) = epoch.record(&self.id)?;
         context.persist(Kind::Epoch, id.as_bytes(), Some(record));
@@ -662,7 +882,7 @@ impl Group {
             context.persist(Kind::Ratchet, id.as_bytes(), Some(ratchet));
         }
         self.index_epoch(epoch);
-        self.choose_tip();
+        self.move_tip(context)?;
         self.drop_old_keys(context)?;
         context.out.push(Output::Watching);
         context.notify(Notice::Group { group: self.id });
@@ -682,64 +902,27 @@ impl Group {
         for member in &meta.roster {
             self.names.insert(member.id, member.name.clone());
         }
-        self.epochs.insert(epoch.id, epoch);
+        self.tree.insert(epoch);
     }
 
-    fn choose_tip(&mut self) {
-        if self.epochs.contains_key(&self.root) {
-            self.tip = *self.path().last().unwrap_or(&self.root);
+    /// Goes to where commits and votes lead now.
+    pub(super) fn move_tip(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
+        let before = self.tree.tip();
+        if !self.tree.choose() {
+            return Ok(());
         }
-    }
-
-    /// The epochs from the root to the tip.
-    fn path(&self) -> Vec<EpochId> {
-        let mut children: BTreeMap<EpochId, Vec<&Epoch>> = BTreeMap::new();
-        for epoch in self.epochs.values() {
-            if let Some(parent) = epoch.meta.parent {
-                children.entry(parent).or_default().push(epoch);
-            }
+        self.tip_since = context.now;
+        if self.tip_epoch()?.storage.is_none() && self.removal().is_none() {
+            // Another copy of this device came back: this one's keys are used up.
+            self.recovery.lose_trust();
+            self.persist_record(context)?;
         }
-        let mut path = vec![self.root];
-        let mut at = self.root;
-        while let Some(next) = self
-            .epochs
-            .get(&at)
-            .and_then(|node| winner(node, children.get(&at)?))
-        {
-            path.push(next);
-            at = next;
-        }
-        path
-    }
-
-    /// Drops the keys of epochs that ended long ago. Each bound weighs late messages, which need
-    /// the keys, against what a thief of the device could read with them.
-    pub(crate) fn drop_old_keys(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
-        let tip_depth = self.tip_epoch()?.meta.depth;
-        let mut ended: BTreeMap<EpochId, Time> = BTreeMap::new();
-        for epoch in self.epochs.values() {
-            if let Some(parent) = epoch.meta.parent {
-                let end = ended.entry(parent).or_insert(epoch.meta.made);
-                *end = (*end).min(epoch.meta.made);
-            }
-        }
-        let tip = self.tip;
-        for epoch in self
-            .epochs
-            .values_mut()
-            .filter(|epoch| epoch.id != tip && epoch.storage.is_some())
-        {
-            let end = *ended.get(&epoch.id).unwrap_or(&epoch.meta.made);
-            let far = epoch.meta.depth.saturating_add(MAX_LIVE_EPOCHS) < tip_depth;
-            let kept = if far { FAR_EPOCH_KEPT } else { EPOCH_KEPT };
-            if end.after(kept) < context.now {
-                epoch.storage = None;
-                let (record, _) = epoch.record(&self.id)?;
-                context.persist(Kind::Epoch, epoch.id.as_bytes(), Some(record));
-                context.persist(Kind::Ratchet, epoch.id.as_bytes(), None);
-            }
-        }
-        Ok(())
+        self.note_missed(context.now);
+        context.out.push(Output::Watching);
+        context.notify(Notice::Group { group: self.id });
+        let foreign = self.tip_epoch()?.meta.committer != self.me();
+        self.left.extend(before.filter(|_| foreign));
+        self.send_again(context)
     }
 
     fn persist_ratchet(
@@ -747,7 +930,7 @@ impl Group {
         epoch: &EpochId,
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
-        let node = self.epochs.get(epoch).ok_or(GroupError::Ours)?;
+        let node = self.tree.get(epoch).ok_or(GroupError::Ours)?;
         let storage = node.storage.as_ref().ok_or(GroupError::EpochClosed)?;
         context.persist(Kind::Ratchet, epoch.as_bytes(), Some(storage.ratchet()?));
         Ok(())
@@ -755,23 +938,16 @@ impl Group {
 
     /// The next message number, kept before it is used: none is ever used twice.
     fn next_seq(&mut self, context: &mut Context<'_>) -> Result<u64, GroupError> {
+        if self.seq >= MAX_ORDER {
+            return Err(GroupError::Ours);
+        }
         self.seq += 1;
-        context.persist(Kind::Group, self.id.as_bytes(), Some(self.record()?));
+        self.persist_record(context)?;
         Ok(self.seq)
     }
 
     fn next_order(&self) -> u64 {
         self.order.saturating_add(1).min(MAX_ORDER)
-    }
-
-    fn record(&self) -> Result<zeroize::Zeroizing<Vec<u8>>, GroupError> {
-        GroupRecord {
-            salt: self.salt,
-            status: self.status.clone(),
-            seq: self.seq,
-            root: self.root,
-        }
-        .encode()
     }
 
     fn seal(
@@ -783,7 +959,7 @@ impl Group {
         let content = codec::encode(payload).map_err(|_| GroupError::Ours)?;
         Ok(Envelope::seal(
             &routing.key(),
-            context.now.bucket(),
+            context.hour,
             &content,
             &mut context.rng,
         )?)
@@ -796,8 +972,12 @@ impl Group {
         Ok(())
     }
 
-    fn tip_epoch(&self) -> Result<&Epoch, GroupError> {
-        self.epochs.get(&self.tip).ok_or(GroupError::Ours)
+    pub(super) fn tip_epoch(&self) -> Result<&Epoch, GroupError> {
+        self.tree.get(&self.tip()?).ok_or(GroupError::Ours)
+    }
+
+    pub(super) fn tip(&self) -> Result<EpochId, GroupError> {
+        self.tree.tip().ok_or(GroupError::Ours)
     }
 
     fn routing_of(&self, topic: &TopicId) -> Option<RoutingSecret> {
@@ -809,7 +989,7 @@ impl Group {
     /// The routing secrets of all epochs whose messages this member can still read.
     pub(crate) fn routings(&self) -> Vec<RoutingSecret> {
         let mut routings: Vec<RoutingSecret> = Vec::new();
-        for epoch in self.epochs.values().filter(|epoch| epoch.storage.is_some()) {
+        for epoch in self.tree.epochs().filter(|epoch| epoch.storage.is_some()) {
             if !routings.contains(&epoch.meta.routing) {
                 routings.push(epoch.meta.routing.clone());
             }
@@ -837,10 +1017,8 @@ impl Group {
     /// How many epochs have their keys.
     #[cfg(test)]
     pub(crate) fn live_epochs(&self) -> usize {
-        self.epochs
-            .values()
-            .filter(|epoch| epoch.storage.is_some())
-            .count()
+        let full = |epoch: &&Epoch| epoch.storage.is_some() && !epoch.read_only;
+        self.tree.epochs().filter(full).count()
     }
 
     // What a member can see.
@@ -857,22 +1035,29 @@ impl Group {
 
     /// The group's name, stewards and community nodes, as of the tip.
     pub fn policy(&self) -> Option<&GroupPolicy> {
-        self.epochs.get(&self.tip).map(|tip| &tip.meta.policy)
+        self.tip_epoch().ok().map(|tip| &tip.meta.policy)
     }
 
     /// Who is in the group, as of the tip.
     pub fn roster(&self) -> &[Member] {
-        self.epochs
-            .get(&self.tip)
-            .map_or(&[], |tip| &tip.meta.roster)
+        self.tip_epoch().map_or(&[], |tip| &tip.meta.roster)
+    }
+
+    pub(super) fn is_member(&self, member: &MemberId) -> bool {
+        self.roster().iter().any(|other| other.id == *member)
     }
 
     /// The tip: its name and its MLS epoch number.
     pub fn epoch(&self) -> (EpochId, u64) {
-        (
-            self.tip,
-            self.epochs.get(&self.tip).map_or(0, |tip| tip.meta.depth),
-        )
+        self.tip_epoch()
+            .map_or((EpochId::from_bytes([0; 32]), 0), |tip| {
+                (tip.id, tip.meta.depth)
+            })
+    }
+
+    /// A secret that all who stand in the tip's epoch share, for tests to compare.
+    pub fn exporter(&self, label: &str) -> Option<[u8; 32]> {
+        self.tip_epoch().ok()?.exporter(&self.id, label)
     }
 
     /// The name that somebody goes or went by in this group.
@@ -882,15 +1067,17 @@ impl Group {
 
     /// How this member was removed, if they were.
     pub fn removal(&self) -> Option<Removal> {
-        let meta = &self.epochs.get(&self.tip)?.meta;
+        if let Some((by, at)) = self.recovery.out() {
+            let reason = None;
+            return Some(Removal { by, reason, at });
+        }
+        let meta = &self.tip_epoch().ok()?.meta;
         let me = self.me();
-        let note = meta
-            .note
-            .as_ref()
-            .filter(|_| meta.removed.iter().any(|member| member.id == me))?;
+        let out = meta.removed.iter().any(|member| member.id == me);
+        let note = meta.note.as_ref().filter(|_| out)?;
         Some(Removal {
             by: meta.committer,
-            reason: note.reason.clone(),
+            reason: note.reason(&me).cloned(),
             at: note.at,
         })
     }
@@ -903,141 +1090,22 @@ impl Group {
     /// The envelope that carried what this member said, for its delivery state.
     pub fn envelope_of(&self, event: &EventId) -> Option<EnvelopeId> {
         let stored = self.events.get(event)?;
-        (stored.signed.author == self.me()).then_some(stored.envelope)
+        stored
+            .envelope
+            .filter(|_| stored.signed.author == self.me())
     }
 
     /// Whether something that this member said took so long to reach a mailbox that it was sent
     /// again in a later epoch, to those who were in the group by then.
     pub fn was_sent_again(&self, event: &EventId) -> bool {
         let stored = self.events.get(event);
-        stored.is_some_and(|stored| stored.sent_in != stored.signed.epoch)
+        stored.is_some_and(|stored| {
+            stored.envelope.is_some() && stored.sent_in != stored.signed.epoch
+        })
     }
 
     /// What this member said in an envelope.
     pub fn sent_in(&self, envelope: &EnvelopeId) -> Option<EventId> {
         self.sent.get(envelope).copied()
     }
-
-    /// One line of the timeline that somebody said.
-    pub fn entry(&self, event: &EventId) -> Option<Entry> {
-        let signed = &self.events.get(event)?.signed;
-        self.counted()
-            .has(signed)
-            .then(|| Entry::of_event(signed))?
-    }
-
-    /// Which events count. Of a member who was taken out: the last one that the removal names,
-    /// and what it follows. So nothing that they send later, in whatever order it arrives or
-    /// whatever it claims, is shown to anybody.
-    fn counted(&self) -> Counted {
-        let mut cut: BTreeMap<MemberId, BTreeSet<EventId>> = BTreeMap::new();
-        let path = self.path();
-        let notes = path
-            .iter()
-            .filter_map(|id| self.epochs.get(id)?.meta.note.as_ref());
-        for Cut { member, last } in notes.flat_map(|note| &note.cuts) {
-            if cut.contains_key(member) {
-                continue;
-            }
-            let mut kept = BTreeSet::new();
-            let mut next = *last;
-            while let Some(id) = next.filter(|id| !kept.contains(id)) {
-                let said = self
-                    .events
-                    .get(&id)
-                    .filter(|stored| stored.signed.author == *member);
-                kept.insert(id);
-                next = said.and_then(|stored| stored.signed.event.previous);
-            }
-            cut.insert(*member, kept);
-        }
-        Counted(cut)
-    }
-
-    /// The timeline, oldest first: a pure function of the events and commits that are known.
-    pub fn entries(&self) -> Vec<Entry> {
-        let path: Vec<&Epoch> = self
-            .path()
-            .iter()
-            .filter_map(|id| self.epochs.get(id))
-            .collect();
-        let counted = self.counted();
-        let said: Vec<&SignedEvent> = self
-            .events
-            .values()
-            .map(|stored| &stored.signed)
-            .filter(|signed| counted.has(signed))
-            .collect();
-        let left: BTreeSet<MemberId> = said
-            .iter()
-            .filter(|signed| signed.event.body == Body::Leave)
-            .map(|signed| signed.author)
-            .collect();
-        let mut entries: Vec<Entry> = said.into_iter().filter_map(Entry::of_event).collect();
-        for epoch in path {
-            entries.extend(self.membership_entries(epoch, &left));
-        }
-        entries.sort_by_key(Entry::position);
-        entries
-    }
-
-    fn membership_entries(&self, epoch: &Epoch, left: &BTreeSet<MemberId>) -> Vec<Entry> {
-        let Some(note) = &epoch.meta.note else {
-            return Vec::new();
-        };
-        let entry = |member: &Member, kind: EntryKind| Entry {
-            id: EventId::of(&member.id, epoch.id.as_bytes()),
-            author: epoch.meta.committer,
-            subject: Some(member.id),
-            order: note.order,
-            at: note.at,
-            kind,
-        };
-        let joined = epoch
-            .meta
-            .joined
-            .iter()
-            .map(|member| entry(member, EntryKind::Joined));
-        let removed = epoch.meta.removed.iter().map(|member| {
-            let kind = if left.contains(&member.id) {
-                EntryKind::Left
-            } else {
-                EntryKind::Removed {
-                    reason: note.reason.clone(),
-                }
-            };
-            entry(member, kind)
-        });
-        joined.chain(removed).collect()
-    }
-}
-
-/// For each member who was taken out, the events that count.
-struct Counted(BTreeMap<MemberId, BTreeSet<EventId>>);
-
-impl Counted {
-    fn has(&self, signed: &SignedEvent) -> bool {
-        self.0
-            .get(&signed.author)
-            .is_none_or(|kept| kept.contains(&signed.id))
-    }
-}
-
-/// Chooses among concurrent commits on `parent`: the class that removes before the one that
-/// changes, then the higher-ranking committer, then the smaller id (SPEC, *Which commit wins*).
-fn winner(parent: &Epoch, children: &[&Epoch]) -> Option<EpochId> {
-    let policy = &parent.meta.policy;
-    let key = |child: &&&Epoch| {
-        let class = child
-            .meta
-            .note
-            .as_ref()
-            .map_or(Class::Change, |note| note.class);
-        (
-            class,
-            policy.rank(&child.meta.committer).unwrap_or(usize::MAX),
-            child.id,
-        )
-    };
-    children.iter().min_by_key(key).map(|child| child.id)
 }

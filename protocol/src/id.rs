@@ -110,6 +110,39 @@ id!(
     16
 );
 
+id!(
+    /// A wish to change a group: drawn at random, or the id of the request or event behind it.
+    IntentId,
+    16
+);
+
+id!(
+    /// A question on a help topic: SHA-256 of its bytes.
+    AskId,
+    32
+);
+
+impl AskId {
+    /// Names the question with these bytes.
+    pub(crate) fn of(ask: &[u8]) -> Self {
+        Self(Sha256::digest(ask).into())
+    }
+}
+
+impl IntentId {
+    /// Names the wish that an event expresses.
+    pub(crate) fn of_event(event: &EventId) -> Self {
+        let mut id = [0; 16];
+        id.copy_from_slice(&event.0[..16]);
+        Self(id)
+    }
+
+    /// Names the wish that a request to join expresses.
+    pub(crate) fn of_join(join: &JoinId) -> Self {
+        Self(join.0)
+    }
+}
+
 impl EnvelopeId {
     /// Names the envelope with these bytes.
     pub fn of(envelope: &[u8]) -> Self {

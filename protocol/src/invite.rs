@@ -47,6 +47,7 @@ pub enum LinkError {
 
 /// The keys of an invite, as the group's members have them.
 pub struct InviteKeys {
+    seed: InviteSeed,
     inbox: RoutingSecret,
     reply: SigningKey,
     seal_secret: Zeroizing<Vec<u8>>,
@@ -132,6 +133,8 @@ pub(crate) struct WelcomeNote {
     pub epoch: EpochId,
     pub routing: RoutingSecret,
     pub order: u64,
+    /// The number of the commit that let the newcomer in, among its committer's messages.
+    pub seq: u64,
     #[serde(with = "serde_bytes")]
     signature: [u8; 64],
 }
@@ -142,21 +145,23 @@ impl WelcomeNote {
         epoch: EpochId,
         routing: RoutingSecret,
         order: u64,
+        seq: u64,
         key: &PseudonymKey,
     ) -> Result<Self, codec::CodecError> {
-        let signature = key.sign(&Self::message(&join, &epoch, &routing, order)?);
+        let signature = key.sign(&Self::message(&join, &epoch, &routing, order, seq)?);
         Ok(Self {
             join,
             epoch,
             routing,
             order,
+            seq,
             signature,
         })
     }
 
     /// Tells whether this steward signed the note.
     pub(crate) fn is_by(&self, steward: &MemberId) -> bool {
-        let message = Self::message(&self.join, &self.epoch, &self.routing, self.order);
+        let message = Self::message(&self.join, &self.epoch, &self.routing, self.order, self.seq);
         message.is_ok_and(|message| topic::verify(steward.as_bytes(), &message, &self.signature))
     }
 
@@ -165,10 +170,11 @@ impl WelcomeNote {
         epoch: &EpochId,
         routing: &RoutingSecret,
         order: u64,
+        seq: u64,
     ) -> Result<Vec<u8>, codec::CodecError> {
         Ok([
             WELCOME_LABEL,
-            &codec::encode(&(join, epoch, routing, order))?,
+            &codec::encode(&(join, epoch, routing, order, seq))?,
         ]
         .concat())
     }
@@ -204,11 +210,17 @@ impl InviteKeys {
             .derive_hpke_keypair(suite().hpke_config(), ikm.as_ref())
             .expect("32 bytes of input");
         Self {
+            seed: seed.clone(),
             inbox: RoutingSecret::from_bytes(*derive(&seed.0, b"kith invite inbox v1")),
             reply: SigningKey::from_bytes(&derive(&seed.0, b"kith invite reply v1")),
             seal_secret: Zeroizing::new(pair.private.to_vec()),
             seal_public: pair.public,
         }
+    }
+
+    /// The secret that all of the invite's keys come from.
+    pub(crate) fn seed(&self) -> &InviteSeed {
+        &self.seed
     }
 
     /// The routing secret of the invite's inbox.

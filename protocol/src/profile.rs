@@ -19,11 +19,11 @@ use crate::{
     envelope::Envelope,
     event::Body,
     group::{
-        Candidate, Context, EpochStorage, Group, GroupError, GroupPolicy, InviteState, JoinRecord,
-        Verdict, Waiting, fits, join,
+        Candidate, Context, Epoch, EpochStorage, Group, GroupError, GroupPolicy, InviteState,
+        JoinRecord, Verdict, Waiting, fits, join,
     },
     id::{EnvelopeId, EpochId, EventId, GroupId, InviteId, JoinId, MemberId, TopicId},
-    identity::{PseudonymSalt, RootSeed},
+    identity::{PseudonymKey, PseudonymSalt, RootSeed},
     invite::{InboxPayload, Link, LinkError, Refusal, Reply, WelcomeNote},
     name::Name,
     time::{Span, Time},
@@ -32,6 +32,8 @@ use crate::{
 
 /// How many groups a profile may hold: each takes part of the 64 topics that a node gossips on.
 pub const MAX_GROUPS: usize = 32;
+/// How far a mailbox's clock may be from this device's before either is taken to be wrong.
+pub const CLOCK_SLACK: Span = Span::HOUR;
 /// How many requests to join may wait at a time.
 pub const MAX_JOINS: usize = 32;
 /// How long a finished request to join is kept, so that its outcome can be asked for.
@@ -53,6 +55,15 @@ pub enum Input {
         /// Which one.
         envelope: EnvelopeId,
     },
+    /// This topic was compared with what a mailbox holds: what is missing here has arrived.
+    Synced {
+        /// Which one.
+        topic: TopicId,
+        /// What the mailbox's clock shows.
+        server_now: Time,
+    },
+    /// The last link to another node has closed.
+    Alone,
     /// The time that a [`Output::Timer`] asked for has come, or simply some time has passed.
     Tick,
 }
@@ -112,6 +123,26 @@ pub enum Command {
         /// Why; they will read it.
         reason: String,
     },
+    /// Makes a member a steward, of the lowest rank.
+    Promote {
+        /// Of which group.
+        group: GroupId,
+        /// Whom.
+        member: MemberId,
+    },
+    /// Makes a steward an ordinary member.
+    Demote {
+        /// Of which group.
+        group: GroupId,
+        /// Whom.
+        member: MemberId,
+    },
+    /// Looks for what keeps a group from working, and asks for fresh keys if that helps;
+    /// [`Group::problems`] says what was found.
+    Repair {
+        /// Which one.
+        group: GroupId,
+    },
     /// Tells all groups where this node can be reached directly.
     Announce {
         /// Multiaddrs with a peer id.
@@ -136,6 +167,9 @@ pub enum Output {
     /// The topics to listen to, or their community nodes, have changed: see [`Profile::watched`].
     /// Later outputs rely on the new ones.
     Watching,
+    /// Close all links and open them anew: the clock has jumped, and each link begins with what the
+    /// other end's clock shows.
+    Reconnect,
     /// Hand in this stored envelope again.
     Reopen(EnvelopeId),
     /// A member of this group can be reached directly at these addresses.
@@ -165,6 +199,9 @@ impl std::fmt::Debug for Command {
             Self::RevokeInvite { .. } => "RevokeInvite",
             Self::Join { .. } => "Join(redacted)",
             Self::Remove { .. } => "Remove(redacted)",
+            Self::Promote { .. } => "Promote",
+            Self::Demote { .. } => "Demote",
+            Self::Repair { .. } => "Repair",
             Self::Announce { .. } => "Announce(redacted)",
         })
     }
@@ -176,6 +213,7 @@ impl std::fmt::Debug for Output {
             Self::Persist { kind, .. } => write!(f, "Persist({kind:?}, redacted)"),
             Self::Keep(envelope) => write!(f, "Keep({envelope:?})"),
             Self::Watching => f.write_str("Watching"),
+            Self::Reconnect => f.write_str("Reconnect"),
             Self::Reopen(id) => write!(f, "Reopen({id:?})"),
             Self::Reach { .. } => f.write_str("Reach(redacted)"),
             Self::Notify(notice) => write!(f, "Notify({notice:?})"),
@@ -203,6 +241,8 @@ pub enum Kind {
     Request = 6,
     /// An envelope that waits for a commit, by envelope id.
     Waiting = 7,
+    /// Where a member stands in a group's epochs, by group id and member id.
+    Vote = 8,
 }
 
 /// What a command achieved.
@@ -320,12 +360,34 @@ pub struct Profile {
     /// Topic → the secret and whose it is.
     topics: BTreeMap<TopicId, Route>,
     announced: Vec<String>,
+    /// The time of the last input.
+    last: Time,
+    /// A mailbox's clock, if this device's own is wrong.
+    clock: Option<Clock>,
+    /// Whether some mailbox's clock agrees with this device's.
+    clock_agrees: bool,
+}
+
+/// What another clock shows when this device's shows something else.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
+    ours: Time,
+    theirs: Time,
+}
+
+impl Clock {
+    fn of(self, now: Time) -> Time {
+        let (ours, theirs) = (self.ours.as_ms(), self.theirs.as_ms());
+        let passed = now.as_ms().saturating_sub(ours);
+        Time::from_ms(theirs.saturating_add(passed))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Route {
     Group(GroupId),
     Inbox(GroupId, InviteId),
+    Help(GroupId),
     Join(JoinId),
 }
 
@@ -338,6 +400,9 @@ impl Profile {
             joins: BTreeMap::new(),
             topics: BTreeMap::new(),
             announced: Vec::new(),
+            last: Time::from_ms(0),
+            clock: None,
+            clock_agrees: false,
         }
     }
 
@@ -375,6 +440,13 @@ impl Profile {
                     .restore_event(EventId::from_bytes(id), record)
             }));
         }
+        for (key, record) in of(Kind::Vote) {
+            check(split(key).and_then(|(group, id)| {
+                profile
+                    .group_mut(&group)?
+                    .restore_vote(MemberId::from_bytes(id), record)
+            }));
+        }
         for (key, record) in of(Kind::Request) {
             check(split(key).and_then(|(group, id)| {
                 profile
@@ -389,7 +461,7 @@ impl Profile {
             check(profile.restore_join(key, record));
         }
         profile.groups.retain(|_, group| {
-            let restored = group.restored();
+            let restored = group.restored(now);
             let sound = restored.is_ok();
             check(restored);
             sound
@@ -402,11 +474,31 @@ impl Profile {
 
     /// Takes one input.
     pub fn handle(&mut self, input: Input, now: Time, rng: &mut dyn CryptoRngCore) -> Vec<Output> {
+        if now.after(CLOCK_SLACK) < self.last {
+            let groups = self.groups.values_mut();
+            groups.for_each(|group| group.set_clock_back(now));
+        }
+        let jumped = now > self.last.after(CLOCK_SLACK) || now.after(CLOCK_SLACK) < self.last;
+        let jumped = jumped && self.last.as_ms() > 0;
+        if jumped {
+            // The device slept, or somebody set its clock: what hour mailboxes have is unknown.
+            self.clock = None;
+            self.clock_agrees = false;
+            self.groups.values_mut().for_each(Group::alone);
+        }
+        self.last = now;
+        if let Input::Synced { server_now, .. } = &input {
+            self.note_clock(*server_now, now);
+        }
         let mut context = Context {
             now,
+            hour: self.clock.map_or(now, |clock| clock.of(now)).bucket(),
             rng,
             out: Vec::new(),
         };
+        if jumped {
+            context.out.push(Output::Reconnect);
+        }
         match input {
             Input::Command(command) => {
                 let outcome = self.command(command, &mut context);
@@ -416,6 +508,11 @@ impl Profile {
                 self.receive(&envelope, &mut context);
             }
             Input::Stored { envelope } => self.stored(&envelope, &mut context),
+            Input::Synced { topic, .. } => self.synced(&topic, &mut context),
+            Input::Alone => {
+                self.clock_agrees = false;
+                self.groups.values_mut().for_each(Group::alone)
+            }
             Input::Tick => self.tick(&mut context),
         }
         if context
@@ -454,6 +551,18 @@ impl Profile {
                 reason,
             } => {
                 self.find(&group)?.remove(member, &reason, context)?;
+                Ok(Outcome::Done)
+            }
+            Command::Promote { group, member } => {
+                self.find(&group)?.promote(member, context)?;
+                Ok(Outcome::Done)
+            }
+            Command::Demote { group, member } => {
+                self.find(&group)?.demote(member, context)?;
+                Ok(Outcome::Done)
+            }
+            Command::Repair { group } => {
+                self.find(&group)?.repair(context)?;
                 Ok(Outcome::Done)
             }
             Command::Announce { addresses } => {
@@ -566,13 +675,8 @@ impl Profile {
             .seal_request(&id, &key_package)
             .ok_or(GroupError::Ours)?;
         let content = codec::encode(&request).map_err(|_| GroupError::Ours)?;
-        let envelope = Envelope::seal(
-            &link.inbox.key(),
-            context.now.bucket(),
-            &content,
-            &mut context.rng,
-        )
-        .map_err(GroupError::from)?;
+        let envelope = Envelope::seal(&link.inbox.key(), context.hour, &content, &mut context.rng)
+            .map_err(GroupError::from)?;
         let join = Join {
             state: JoinState::Waiting,
             stored: false,
@@ -602,6 +706,25 @@ impl Profile {
                     // A request that cannot be read concerns nobody but its sender.
                     let _ = group.receive_request(invite, envelope, context);
                 }
+                // A steward who came in by this very invite may be welcomed again.
+                let own = |join: &Join| join.listens() && join.link.invite() == invite;
+                let own = self.joins.iter().find(|(_, join)| own(join));
+                if let Some(join) = own.map(|(id, _)| *id) {
+                    self.receive_reply(join, envelope, context);
+                }
+            }
+            Some(Route::Help(id)) => {
+                let topics = self
+                    .groups
+                    .get(&id)
+                    .map(|group| group.watched_help(context.now));
+                let topic = envelope.topic();
+                let of_topic = |help: &RoutingSecret| help.key().topic() == topic;
+                let help = topics.into_iter().flatten().find(of_topic);
+                if let (Some(group), Some(help)) = (self.groups.get_mut(&id), help) {
+                    // What is no question or answer concerns nobody but its sender.
+                    let _ = group.receive_help(&help, envelope, context);
+                }
             }
             Some(Route::Join(id)) => self.receive_reply(id, envelope, context),
             None => {}
@@ -609,13 +732,10 @@ impl Profile {
     }
 
     fn receive_reply(&mut self, id: JoinId, envelope: &Envelope, context: &mut Context<'_>) {
-        let Some(join) = self
-            .joins
-            .get(&id)
-            .filter(|join| join.state == JoinState::Waiting)
-        else {
+        let Some(join) = self.joins.get(&id).filter(|join| join.listens()) else {
             return;
         };
+        let waits = join.state == JoinState::Waiting;
         let Ok(content) = envelope.open(&join.link.inbox.key()) else {
             return;
         };
@@ -623,7 +743,7 @@ impl Profile {
             return;
         };
         match join.link.open_reply(&reply, &signature) {
-            Some(Reply::Refusal { join, why }) if join == id => {
+            Some(Reply::Refusal { join, why }) if join == id && waits => {
                 self.settle(id, JoinState::Refused(why), context)
             }
             Some(Reply::Welcome {
@@ -632,7 +752,9 @@ impl Profile {
                 note,
             }) if join == id => {
                 // A Welcome that does not open is not ours to act on: the right one may follow.
-                if let Ok(group) = self.come_in(id, &welcome, note, context) {
+                if let Ok(group) = self.come_in(id, &welcome, note, context)
+                    && waits
+                {
                     self.settle(id, JoinState::Joined(group), context);
                 }
             }
@@ -655,17 +777,24 @@ impl Profile {
             let note: WelcomeNote = codec::decode(&content).ok()?;
             (note.join == id).then_some(note)
         };
-        let (group, first) = join(
+        let (group, first, seq) = join(
             &request.candidate,
             &key.public(),
             welcome,
             open_note,
             context.now,
         )?;
-        if self.groups.contains_key(&group) {
-            return Err(GroupError::Member);
+        if let Some(known) = self.groups.get_mut(&group) {
+            if known.me() == key.public() {
+                // To another branch: the commit that made the first one may have lost.
+                known.welcome_again(first, seq, context)?;
+            } else if request.state == JoinState::Waiting {
+                bow_out(group, salt, key, first, context)?;
+            }
+            return Ok(group);
         }
         let mut joined = Group::begin(group, salt, key, first, context)?;
+        joined.note_welcome(seq, context)?;
         if !self.announced.is_empty() {
             joined.say(
                 Body::Address {
@@ -684,8 +813,10 @@ impl Profile {
         };
         join.state = state;
         join.since = context.now;
-        // The secrets of a settled request have done their work.
-        join.candidate = EpochStorage::default();
+        if matches!(state, JoinState::Refused(_)) {
+            // The secrets have done their work. Who is in may be welcomed once more.
+            join.candidate = EpochStorage::default();
+        }
         let _ = join.persist(&id, context);
         context.notify(Notice::Join { join: id });
     }
@@ -711,11 +842,33 @@ impl Profile {
         }
     }
 
+    /// Takes a mailbox's clock for the hours of envelopes, as long as no mailbox agrees with this
+    /// device's: mailboxes refuse what bears another hour than theirs.
+    fn note_clock(&mut self, theirs: Time, ours: Time) {
+        let near = |a: Time, b: Time| a <= b.after(CLOCK_SLACK) && b <= a.after(CLOCK_SLACK);
+        let known = self.clock.map_or(ours, |clock| clock.of(ours));
+        if near(ours, theirs) {
+            self.clock_agrees = true;
+            self.clock = None;
+        } else if !near(known, theirs) && !self.clock_agrees {
+            self.clock = Some(Clock { ours, theirs });
+        }
+    }
+
+    fn synced(&mut self, topic: &TopicId, context: &mut Context<'_>) {
+        if let Some(Route::Group(id)) = self.topics.get(topic)
+            && let Some(group) = self.groups.get_mut(id)
+        {
+            // What cannot be done now is tried again at the next tick.
+            let _ = group.synced(context);
+        }
+    }
+
     fn tick(&mut self, context: &mut Context<'_>) {
         let now = context.now;
         for group in self.groups.values_mut() {
             // A duty that fails now is tried again at the next tick.
-            let _ = group.fulfil_duties(context);
+            let _ = group.tick(context);
             let _ = group.drop_old_keys(context);
             group.expire_waiting(context);
         }
@@ -752,7 +905,7 @@ impl Profile {
     fn rebuild_topics(&mut self, now: Time) {
         self.topics.clear();
         for (id, join) in &self.joins {
-            if join.state == JoinState::Waiting {
+            if join.listens() {
                 self.topics
                     .insert(join.link.inbox.key().topic(), Route::Join(*id));
             }
@@ -760,6 +913,9 @@ impl Profile {
         for (id, group) in &self.groups {
             for routing in group.routings() {
                 self.topics.insert(routing.key().topic(), Route::Group(*id));
+            }
+            for help in group.watched_help(now) {
+                self.topics.insert(help.key().topic(), Route::Help(*id));
             }
             for inbox in group.inboxes(now) {
                 let topic = inbox.key().topic();
@@ -772,11 +928,7 @@ impl Profile {
     /// Every topic that the profile listens to now, with the community nodes that may know of it.
     pub fn watched(&self, now: Time) -> Vec<Watched> {
         let mut watched = Vec::new();
-        for join in self
-            .joins
-            .values()
-            .filter(|join| join.state == JoinState::Waiting)
-        {
+        for join in self.joins.values().filter(|join| join.listens()) {
             watched.push(Watched {
                 routing: join.link.inbox.clone(),
                 group: None,
@@ -795,7 +947,11 @@ impl Profile {
                     community: community.clone(),
                 });
             }
-            for routing in group.inboxes(now) {
+            for routing in group
+                .inboxes(now)
+                .into_iter()
+                .chain(group.watched_help(now))
+            {
                 watched.push(Watched {
                     routing,
                     group: None,
@@ -892,6 +1048,12 @@ impl Profile {
 }
 
 impl Join {
+    /// Whether a Welcome may still come: who is in may be welcomed again while the commit that
+    /// admitted them can lose. Requests are forgotten after that time.
+    fn listens(&self) -> bool {
+        !matches!(self.state, JoinState::Refused(_))
+    }
+
     fn persist(&self, id: &JoinId, context: &mut Context<'_>) -> Result<(), GroupError> {
         let record = JoinRecord {
             salt: self.salt,
@@ -905,6 +1067,24 @@ impl Join {
         context.persist(Kind::Join, id.as_bytes(), Some(record.encode()?));
         Ok(())
     }
+}
+
+/// Leaves at once: this person asked by two links and is in by the other.
+fn bow_out(
+    group: GroupId,
+    salt: PseudonymSalt,
+    key: PseudonymKey,
+    first: Epoch,
+    context: &mut Context<'_>,
+) -> Result<(), GroupError> {
+    let before = context.out.len();
+    let mut second = Group::begin(group, salt, key, first, context)?;
+    second.say(Body::Leave, context)?;
+    // Nothing of this second self stays but its farewell.
+    let made = context.out.split_off(before).into_iter();
+    let farewell = made.filter(|output| matches!(output, Output::Keep(_)));
+    context.out.extend(farewell);
+    Ok(())
 }
 
 /// Splits a key of a group's record into the group's id and the record's own.

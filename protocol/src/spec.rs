@@ -6,23 +6,25 @@ use std::collections::BTreeMap;
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use openmls::prelude::{KeyPackageIn, OpenMlsProvider, ProtocolVersion, tls_codec::Deserialize};
 use openmls_traits::storage::StorageProvider;
+use openmls_traits::{crypto::OpenMlsCrypto, types::HpkeCiphertext};
 use rand_core::RngCore;
+use serde::{Deserialize as FromCbor, Serialize as ToCbor};
 
 use crate::{
     codec,
     envelope::Envelope,
     event::{Body, Event, InviteSeed},
     group::{
-        Class, EpochStorage, GroupPolicy, MAX_STEWARDS, join,
-        spec::{Admitted, CommitNote, Cut, MemberCard, MessageNote, Payload, first_epoch},
+        CIPHERSUITE, Class, EpochStorage, GroupPolicy, MAX_STEWARDS, join,
+        spec::{CommitNote, Intent, MemberCard, MessageNote, Payload, What, first_epoch},
     },
-    id::{EnvelopeId, EpochId, EventId, GroupId, JoinId, MemberId},
+    id::{AskId, EnvelopeId, EpochId, EventId, GroupId, IntentId, JoinId, MemberId},
     identity::{PseudonymKey, PseudonymSalt, RootSeed},
     invite::{InboxPayload, InviteKeys, Link, Refusal, Reply, WelcomeNote},
     name::Name,
     profile::{Command, Input, Outcome, Output, Profile},
     time::{Span, Time},
-    topic::{RoutingSecret, derive},
+    topic::{self, RoutingSecret, derive},
     vault::testing::{CountingRng, SPEC, assert_specified},
 };
 
@@ -94,7 +96,134 @@ fn steward() -> PseudonymKey {
 
 fn welcome_note() -> WelcomeNote {
     let epoch = EpochId::from_bytes([0x22; 32]);
-    WelcomeNote::sign(join_id(), epoch, secret(), 12, &steward()).unwrap()
+    WelcomeNote::sign(join_id(), epoch, secret(), 12, 9, &steward()).unwrap()
+}
+
+fn help_secret(of: &RoutingSecret) -> RoutingSecret {
+    RoutingSecret::from_bytes(*derive(of.as_bytes(), b"kith help v1"))
+}
+
+// What travels on help topics, as the document has it. A test below sees to it that this is what
+// the code sends.
+
+#[derive(ToCbor, FromCbor)]
+#[serde(rename_all = "kebab-case")]
+enum Help {
+    Ask {
+        #[serde(with = "serde_bytes")]
+        ask: Vec<u8>,
+        #[serde(with = "serde_bytes")]
+        signature: Vec<u8>,
+    },
+    Answer {
+        to: AskId,
+        #[serde(with = "serde_bytes")]
+        sealed: Vec<u8>,
+        #[serde(with = "serde_bytes")]
+        encapsulated: Vec<u8>,
+    },
+}
+
+#[derive(ToCbor, FromCbor)]
+struct Ask {
+    at: Time,
+    #[serde(with = "serde_bytes")]
+    key: [u8; 32],
+    tip: EpochId,
+    seen: Vec<(MemberId, u64)>,
+    group: GroupId,
+    member: MemberId,
+    old_copy: bool,
+}
+
+#[derive(ToCbor, FromCbor)]
+struct SignedAnswer {
+    steward: MemberId,
+    #[serde(with = "serde_bytes")]
+    answer: Vec<u8>,
+    #[serde(with = "serde_bytes")]
+    signature: Vec<u8>,
+}
+
+#[derive(ToCbor, FromCbor)]
+#[serde(rename_all = "kebab-case")]
+enum Answer {
+    Current {
+        to: AskId,
+    },
+    Out {
+        to: AskId,
+    },
+    Info {
+        to: AskId,
+        seq: u64,
+        #[serde(with = "serde_bytes")]
+        info: Vec<u8>,
+        seen: Vec<(MemberId, u64)>,
+        epoch: EpochId,
+        order: u64,
+        routing: RoutingSecret,
+    },
+}
+
+fn help_examples() -> Vec<(&'static str, Vec<u8>)> {
+    fn cbor(value: impl ToCbor) -> Vec<u8> {
+        codec::encode(&value).unwrap()
+    }
+    let signed = |label: &[u8], bytes: &[u8]| steward().sign(&[label, bytes].concat()).to_vec();
+    let help = help_secret(&secret());
+    let ask = cbor(Ask {
+        at: NOW,
+        key: [0xa1; 32],
+        tip: EpochId::from_bytes([0x22; 32]),
+        seen: vec![(member(0xaa), 9)],
+        group: GroupId::from_bytes([0x44; 16]),
+        member: steward().public(),
+        old_copy: false,
+    });
+    let to = AskId::of(&ask);
+    let current = cbor(Answer::Current { to });
+    let info = Answer::Info {
+        to,
+        seq: 7,
+        info: vec![1, 2, 3, 4],
+        seen: vec![(member(0xaa), 9)],
+        epoch: EpochId::from_bytes([0x22; 32]),
+        order: 12,
+        routing: secret(),
+    };
+    vec![
+        ("help secret", help.as_bytes().to_vec()),
+        ("help topic", help.key().topic().as_bytes().to_vec()),
+        ("ask", ask.clone()),
+        ("ask id", to.as_bytes().to_vec()),
+        (
+            "help ask",
+            cbor(Help::Ask {
+                signature: signed(b"kith ask v1", &ask),
+                ask,
+            }),
+        ),
+        ("answer current", current.clone()),
+        ("answer out", cbor(Answer::Out { to })),
+        ("answer info", cbor(info)),
+        (
+            "signed answer",
+            cbor(SignedAnswer {
+                steward: steward().public(),
+                signature: signed(b"kith answer v1", &current),
+                answer: current,
+            }),
+        ),
+        (
+            "help answer",
+            cbor(Help::Answer {
+                to,
+                sealed: vec![5, 6, 7, 8],
+                encapsulated: vec![1, 2, 3, 4],
+            }),
+        ),
+    ]
 }
 
 /// Every example that follows from its inputs alone, by the name under which a failure shows it.
@@ -102,7 +231,7 @@ fn examples() -> Vec<(&'static str, Vec<u8>)> {
     let routing = secret().key();
     let keys = invite_keys();
     let inbox = keys.inbox().key().topic();
-    let noted = (join_id(), EpochId::from_bytes([0x22; 32]), secret(), 12);
+    let noted = (join_id(), EpochId::from_bytes([0x22; 32]), secret(), 12, 9);
     let posted = event(Body::Post {
         text: "hello".into(),
     });
@@ -117,24 +246,42 @@ fn examples() -> Vec<(&'static str, Vec<u8>)> {
         class: Class::Remove,
         order: 12,
         at: NOW,
-        admits: vec![],
-        reason: Some("unkind".into()),
-        cuts: vec![Cut {
-            member: member(0xcc),
-            last: Some(EventId::from_bytes([0x66; 32])),
-        }],
+        intents: vec![
+            Intent {
+                id: IntentId::from_bytes([0x77; 16]),
+                what: What::Remove {
+                    member: member(0xcc),
+                    reason: Some("unkind".into()),
+                    last: Some(EventId::from_bytes([0x66; 32])),
+                },
+            },
+            Intent {
+                id: IntentId::from_bytes([0x78; 16]),
+                what: What::Promote {
+                    member: member(0xdd),
+                },
+            },
+        ],
     };
     let admitting = CommitNote {
         seq: 8,
         class: Class::Change,
         order: 11,
         at: NOW,
-        admits: vec![Admitted {
-            invite: keys.id(),
-            join: join_id(),
+        intents: vec![Intent {
+            id: IntentId::of_join(&join_id()),
+            what: What::Admit {
+                invite: keys.id(),
+                join: join_id(),
+            },
         }],
-        reason: None,
-        cuts: vec![],
+    };
+    let without_intents = |class| CommitNote {
+        seq: 1_000_009,
+        class,
+        order: 13,
+        at: NOW,
+        intents: vec![],
     };
     let refusal = Reply::Refusal {
         join: join_id(),
@@ -150,7 +297,7 @@ fn examples() -> Vec<(&'static str, Vec<u8>)> {
         encapsulated: vec![1, 2, 3, 4],
         sealed: vec![5, 6, 7, 8],
     };
-    vec![
+    let mut examples = vec![
         (
             "topic signing key",
             derive(&[7; 32], b"kith topic v1").to_vec(),
@@ -203,9 +350,24 @@ fn examples() -> Vec<(&'static str, Vec<u8>)> {
                 mls: vec![1, 2, 3, 4],
             })),
         ),
+        (
+            "payload rejoin",
+            cbor(codec::encode(&Payload::Rejoin {
+                parent: EpochId::from_bytes([0x22; 32]),
+                mls: vec![1, 2, 3, 4],
+            })),
+        ),
         ("message note", cbor(codec::encode(&MessageNote { seq: 7 }))),
         ("commit note, remove", cbor(codec::encode(&commit_note))),
         ("commit note, admit", cbor(codec::encode(&admitting))),
+        (
+            "commit note, update",
+            cbor(codec::encode(&without_intents(Class::Update))),
+        ),
+        (
+            "commit note, rejoin",
+            cbor(codec::encode(&without_intents(Class::Rejoin))),
+        ),
         ("policy", cbor(codec::encode(&policy))),
         (
             "card",
@@ -240,7 +402,9 @@ fn examples() -> Vec<(&'static str, Vec<u8>)> {
             .concat(),
         ),
         ("welcome note", cbor(codec::encode(&welcome_note()))),
-    ]
+    ];
+    examples.extend(help_examples());
+    examples
 }
 
 #[test]
@@ -298,7 +462,10 @@ fn the_documents_group_limits_are_those_in_force() {
         ("MAX_LIVE_EPOCHS", crate::group::MAX_LIVE_EPOCHS),
         ("EPOCH_KEPT", days(crate::group::EPOCH_KEPT)),
         ("FAR_EPOCH_KEPT", days(crate::group::FAR_EPOCH_KEPT)),
-        ("LATE_POST", hours(crate::group::LATE_POST)),
+        ("MAX_INTENTS", crate::group::MAX_INTENTS as u64),
+        ("MIN_EPOCH_KEPT", hours(crate::group::MIN_EPOCH_KEPT)),
+        ("READ_ONLY_KEPT", days(crate::group::READ_ONLY_KEPT)),
+        ("LATE_POST", days(crate::group::LATE_POST)),
         ("WAITING_KEPT", days(crate::group::WAITING_KEPT)),
         ("MAX_WAITING", crate::group::MAX_WAITING as u64),
         ("MAX_ORDER", crate::group::MAX_ORDER),
@@ -310,6 +477,8 @@ fn the_documents_group_limits_are_those_in_force() {
         ("MAX_CONTENT", crate::envelope::MAX_CONTENT as u64),
         ("MAX_GROUPS", crate::profile::MAX_GROUPS as u64),
         ("MAX_JOINS", crate::profile::MAX_JOINS as u64),
+        ("CLOCK_SLACK", hours(crate::profile::CLOCK_SLACK)),
+        ("JOIN_KEPT", days(crate::profile::JOIN_KEPT)),
         ("JOIN_WAITS", days(crate::profile::JOIN_WAITS)),
         ("FAREWELL_WAITS", days(crate::profile::FAREWELL_WAITS)),
         ("RATCHET_WINDOW", crate::group::spec::RATCHET_WINDOW.into()),
@@ -318,9 +487,223 @@ fn the_documents_group_limits_are_those_in_force() {
         ("MAX_REQUESTS", crate::group::spec::MAX_REQUESTS as u64),
         ("MAX_INVITE_LIFE", days(crate::group::spec::MAX_INVITE_LIFE)),
     ] {
-        let row = format!("| `{limit}` | {value} ");
-        assert!(SPEC.contains(&row), "the document lacks `{row}`");
+        assert_tabled(limit, value);
     }
+}
+
+#[track_caller]
+fn assert_tabled(limit: &str, value: u64) {
+    let row = format!("| `{limit}` | {value} ");
+    assert!(SPEC.contains(&row), "the document lacks `{row}`");
+}
+
+/// Those that only their own module can name are read from its text.
+#[test]
+fn the_documents_other_limits_are_those_in_the_sources() {
+    let sources = [
+        include_str!("group/keys.rs"),
+        include_str!("group/membership.rs"),
+        include_str!("group/rejoin.rs"),
+    ];
+    for limit in [
+        "ACK_DELAY",
+        "KEY_LIFE",
+        "WELCOME_WAITS",
+        "ANSWER_KEPT",
+        "ADMIT_PAUSE",
+        "MAX_ANNOUNCED",
+        "REPAIR_AFTER",
+        "LONG_AWAY",
+        "REPAIR_AGAIN_AFTER",
+        "WAY_BACK_WAITS",
+        "DOUBT_AGAIN",
+        "ASK_AGAIN",
+        "ASK_AGAIN_BY_HAND",
+        "REJOIN_PAUSE",
+        "MAX_ASKS",
+        "HELP_KEPT",
+        "MAX_HELP_TOPICS",
+        "NUMBER_JUMP",
+    ] {
+        let begin = format!("const {limit}: ");
+        let source = sources.iter().find_map(|text| text.split_once(&begin));
+        let (_, source) = source.unwrap_or_else(|| panic!("no {limit}"));
+        let (line, _) = source.split_once(';').unwrap();
+        let (_, value) = line.split_once(" = ").unwrap();
+        // `Span::DAY.times(30)`, `Span::DAY` or `1_000`: the number of units, whichever they are.
+        let digits: String = value.chars().filter(char::is_ascii_digit).collect();
+        assert_tabled(limit, digits.parse().unwrap_or(1));
+    }
+}
+
+/// Ben's node meets an envelope of an epoch that never comes, asks, and Ana's node answers: all of
+/// it in the structures of the examples, and each signed and sealed as the document says.
+#[test]
+fn questions_and_answers_are_what_the_document_tells() {
+    let mut rng = CountingRng::from(0x10);
+    let mut ana = Profile::new(RootSeed::generate(&mut rng));
+    let mut ben = Profile::new(RootSeed::generate(&mut rng));
+    let (group, link, _) = found(&mut ana, &mut rng);
+    let ask = Command::Join {
+        link: link.to_string(),
+        pseudonym: name("Ben"),
+    };
+    let request = kept(&ben.handle(Input::Command(ask), NOW, &mut rng));
+    let replies = kept(&ana.handle(Input::Envelope(request[0].clone()), NOW, &mut rng));
+    for reply in &replies {
+        let _ = ben.handle(Input::Envelope(reply.clone()), NOW, &mut rng);
+    }
+    let routing = ben.group(&group).unwrap().routings()[0].clone();
+    let post = Command::Post {
+        group,
+        text: "hello".into(),
+    };
+    let out = ben.handle(Input::Command(post), NOW, &mut rng);
+    let content = kept(&out)[0].open(&routing.key()).unwrap();
+    let Payload::Message { mls, .. } = codec::decode(&content).unwrap() else {
+        panic!("a message");
+    };
+    let epoch = EpochId::from_bytes([0x99; 32]);
+    let bogus = codec::encode(&Payload::Message { epoch, mls }).unwrap();
+    let bogus = Envelope::seal(&routing.key(), NOW.bucket(), &bogus, &mut rng).unwrap();
+    let _ = ben.handle(Input::Envelope(bogus), NOW, &mut rng);
+
+    let later = NOW.after(Span::HOUR);
+    let out = ben.handle(Input::Tick, later, &mut rng);
+    let help = help_secret(&routing);
+    let asked = kept(&out).into_iter().find_map(|envelope| {
+        let content = envelope.open(&help.key()).ok()?;
+        Some((envelope, content))
+    });
+    let (envelope, content) = asked.expect("a question");
+    let Help::Ask { ask, signature } = codec::decode(&content).unwrap() else {
+        panic!("a question");
+    };
+    let to = AskId::of(&ask);
+    let over = [b"kith ask v1".as_slice(), &ask].concat();
+    let ask: Ask = codec::decode(&ask).unwrap();
+    let ben_id = ben.group(&group).unwrap().me();
+    let ana_id = ana.group(&group).unwrap().me();
+    assert!(topic::verify(
+        ben_id.as_bytes(),
+        &over,
+        &signature.try_into().unwrap()
+    ));
+    assert_eq!((ask.group, ask.member, ask.at), (group, ben_id, later));
+    assert_eq!(ask.tip, ben.group(&group).unwrap().epoch().0);
+    assert!(ask.seen.iter().all(|(steward, _)| *steward == ana_id));
+    assert!(!ask.old_copy);
+
+    let out = ana.handle(Input::Envelope(envelope), later, &mut rng);
+    let answer = kept(&out)
+        .into_iter()
+        .find_map(|answer| answer.open(&help.key()).ok());
+    let Help::Answer {
+        to: answered,
+        sealed,
+        encapsulated,
+    } = codec::decode(&answer.expect("an answer")).unwrap()
+    else {
+        panic!("an answer");
+    };
+    assert_eq!(answered, to);
+    assert!(!sealed.is_empty() && !encapsulated.is_empty());
+}
+
+/// A question whose key the test holds is answered as the document says.
+#[test]
+fn an_answer_opens_as_the_document_tells() {
+    let mut rng = CountingRng::from(0x10);
+    let mut ana = Profile::new(RootSeed::generate(&mut rng));
+    let (group, ..) = found(&mut ana, &mut rng);
+    let provider = EpochStorage::default();
+    let config = || CIPHERSUITE.hpke_config();
+    let pair = provider
+        .crypto()
+        .derive_hpke_keypair(config(), &[7; 32])
+        .unwrap();
+    let ask = codec::encode(&Ask {
+        at: NOW,
+        key: pair.public.try_into().unwrap(),
+        tip: EpochId::from_bytes([0x22; 32]),
+        seen: vec![],
+        group,
+        member: steward().public(),
+        old_copy: false,
+    });
+    let ask = ask.unwrap();
+    let to = AskId::of(&ask);
+    let signature = steward()
+        .sign(&[b"kith ask v1".as_slice(), &ask].concat())
+        .to_vec();
+    let content = codec::encode(&Help::Ask { ask, signature }).unwrap();
+    let help = help_secret(&ana.group(&group).unwrap().routings()[0]);
+    let envelope = Envelope::seal(&help.key(), NOW.bucket(), &content, &mut rng).unwrap();
+    let out = ana.handle(Input::Envelope(envelope), NOW, &mut rng);
+    let answer = kept(&out)[0].open(&help.key()).unwrap();
+    let Help::Answer {
+        sealed,
+        encapsulated,
+        ..
+    } = codec::decode(&answer).unwrap()
+    else {
+        panic!("an answer");
+    };
+    let input = HpkeCiphertext {
+        kem_output: encapsulated.into(),
+        ciphertext: sealed.into(),
+    };
+    let opened = provider.crypto().hpke_open(
+        config(),
+        &input,
+        &pair.private,
+        b"kith help v1",
+        to.as_bytes(),
+    );
+    let signed: SignedAnswer = codec::decode(&opened.unwrap()).unwrap();
+    assert_eq!(signed.steward, ana.group(&group).unwrap().me());
+    let over = [b"kith answer v1".as_slice(), &signed.answer].concat();
+    let signature = signed.signature.try_into().unwrap();
+    assert!(topic::verify(signed.steward.as_bytes(), &over, &signature));
+    let answer: Answer = codec::decode(&signed.answer).unwrap();
+    assert!(matches!(answer, Answer::Out { to: answered } if answered == to));
+}
+
+/// Founds a group and makes an invite: its link and its seed.
+fn found(ana: &mut Profile, rng: &mut CountingRng) -> (GroupId, Link, [u8; 32]) {
+    let out = ana.handle(
+        Input::Command(Command::CreateGroup {
+            name: name("Evening"),
+            pseudonym: name("Ana"),
+            community: vec![address()],
+        }),
+        NOW,
+        rng,
+    );
+    let Some(Output::Done(Ok(Outcome::Founded(group)))) = out.last() else {
+        panic!("a group");
+    };
+    let group = *group;
+    let invite = Command::NewInvite {
+        group,
+        life: Span::DAY,
+        uses: 2,
+    };
+    let mut seed = [0; 32];
+    rng.clone().fill_bytes(&mut seed);
+    let out = ana.handle(Input::Command(invite), NOW, rng);
+    let Some(Output::Done(Ok(Outcome::Invited(_, link)))) = out.last() else {
+        panic!("a link");
+    };
+    (group, (**link).clone(), seed)
+}
+
+fn kept(out: &[Output]) -> Vec<Envelope> {
+    let envelopes = out.iter().filter_map(|output| match output {
+        Output::Keep(envelope) => Some(envelope.clone()),
+        _ => None,
+    });
+    envelopes.collect()
 }
 
 // The captured evening: Ben's side of it, from the bytes in the document.
@@ -367,7 +750,7 @@ fn the_captured_evening_opens_as_the_document_tells() {
             .ok()
             .filter(|note: &WelcomeNote| note.join == id)
     };
-    let (group, joined) = join(&candidate, &me, &welcome, open_note, NOW).unwrap();
+    let (group, joined, _) = join(&candidate, &me, &welcome, open_note, NOW).unwrap();
     let epoch = joined.id;
     assert_specified("group", group.as_bytes());
     assert_specified("epoch", epoch.as_bytes());
@@ -410,8 +793,9 @@ fn the_captured_evening_opens_as_the_document_tells() {
     assert_specified("routing secret after it", next.meta.routing.as_bytes());
     let note = next.meta.note.unwrap();
     assert_specified("note of the removal", &codec::encode(&note).unwrap());
-    assert_eq!(note.reason.as_deref(), Some("unkind"));
-    assert_eq!(note.cuts[0].last, None, "Chloe said nothing");
+    let (chloe, last) = note.cuts().next().unwrap();
+    assert_eq!(note.reason(&chloe).map(String::as_str), Some("unkind"));
+    assert_eq!(last, None, "Chloe said nothing");
     assert_eq!(next.meta.roster.len(), 2);
 }
 
@@ -465,38 +849,8 @@ fn capture() {
     let mut ana = Profile::new(RootSeed::generate(&mut rng));
     let mut chloe = Profile::new(RootSeed::generate(&mut rng));
     let mut ben = Profile::new(RootSeed::generate(&mut rng));
-    let out = ana.handle(
-        Input::Command(Command::CreateGroup {
-            name: name("Evening"),
-            pseudonym: name("Ana"),
-            community: vec![address()],
-        }),
-        NOW,
-        &mut rng,
-    );
-    let Some(Output::Done(Ok(Outcome::Founded(group)))) = out.last() else {
-        panic!("a group");
-    };
-    let group = *group;
-    let invite = Command::NewInvite {
-        group,
-        life: Span::DAY,
-        uses: 2,
-    };
-    let mut seed = [0; 32];
-    rng.clone().fill_bytes(&mut seed);
-    let out = ana.handle(Input::Command(invite), NOW, &mut rng);
-    let Some(Output::Done(Ok(Outcome::Invited(_, link)))) = out.last() else {
-        panic!("a link");
-    };
+    let (group, link, seed) = found(&mut ana, &mut rng);
     let link = link.to_string();
-    let kept = |out: &[Output]| -> Vec<Envelope> {
-        let envelopes = out.iter().filter_map(|output| match output {
-            Output::Keep(envelope) => Some(envelope.clone()),
-            _ => None,
-        });
-        envelopes.collect()
-    };
     let keys = InviteKeys::new(&InviteSeed(seed));
     let mut last_request = Vec::new();
     let mut last_replies = Vec::new();

@@ -19,6 +19,8 @@ pub struct Entry {
     pub order: u64,
     /// The time on its author's clock.
     pub at: Time,
+    /// Whether it was sent on a branch of the group's history that lost: before a re-sync.
+    pub before_resync: bool,
     /// What it is.
     pub kind: EntryKind,
 }
@@ -37,6 +39,12 @@ pub enum EntryKind {
         /// Why.
         reason: Option<String>,
     },
+    /// The subject became a steward.
+    Promoted,
+    /// The subject is a steward no longer.
+    Demoted,
+    /// The subject's device came back with fresh keys.
+    Rejoined,
     /// The author said something that this version cannot show.
     Newer,
 }
@@ -59,6 +67,7 @@ impl Entry {
             subject: None,
             order: event.order,
             at: event.at,
+            before_resync: false,
             kind,
         })
     }
@@ -76,6 +85,9 @@ impl std::fmt::Debug for EntryKind {
             Self::Joined => "Joined",
             Self::Left => "Left",
             Self::Removed { .. } => "Removed",
+            Self::Promoted => "Promoted",
+            Self::Demoted => "Demoted",
+            Self::Rejoined => "Rejoined",
             Self::Newer => "Newer",
         })
     }

@@ -4,12 +4,15 @@
 //! copy, processing the commit and keeping the result as a *new* node. Nothing is ever rewound:
 //! concurrent commits simply give a parent several children.
 
+use std::collections::BTreeSet;
+
 use openmls::prelude::{
     BasicCredential, Ciphersuite, ContentType, CredentialWithKey, GroupId as MlsGroupId,
-    KeyPackage, KeyPackageIn, LeafNode, LeafNodeIndex, Lifetime, MlsGroup, MlsGroupCreateConfig,
-    MlsGroupJoinConfig, MlsMessageBodyIn, MlsMessageIn, MlsMessageOut, OpenMlsProvider,
-    PURE_CIPHERTEXT_WIRE_FORMAT_POLICY, ProcessedMessageContent, Proposal, ProtocolVersion, Sender,
-    SenderRatchetConfiguration, StagedCommit, StagedWelcome,
+    KeyPackage, KeyPackageIn, LeafNode, LeafNodeIndex, LeafNodeParameters, Lifetime,
+    MIXED_CIPHERTEXT_WIRE_FORMAT_POLICY, MlsGroup, MlsGroupCreateConfig, MlsGroupJoinConfig,
+    MlsMessageBodyIn, MlsMessageIn, MlsMessageOut, OpenMlsProvider, ProcessedMessage,
+    ProcessedMessageContent, Proposal, ProtocolVersion, Sender, SenderRatchetConfiguration,
+    StagedCommit, StagedWelcome, WireFormat,
     tls_codec::{Deserialize as _, Serialize as _},
 };
 use openmls_traits::{
@@ -21,13 +24,13 @@ use zeroize::Zeroizing;
 
 use super::{
     GroupError, MAX_ORDER,
-    note::{Class, CommitNote, MessageNote},
+    note::{Class, CommitNote, Intent, MessageNote, What},
     policy::{GroupPolicy, MemberCard, capabilities},
     storage::EpochStorage,
 };
 use crate::{
     codec,
-    id::{EpochId, GroupId, MemberId},
+    id::{EpochId, GroupId, JoinId, MemberId},
     identity::PseudonymKey,
     invite::WelcomeNote,
     name::Name,
@@ -40,6 +43,8 @@ pub(crate) const CIPHERSUITE: Ciphersuite =
     Ciphersuite::MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519;
 /// How many members one commit may add.
 pub const MAX_ADDS: usize = 50;
+/// How many wishes one commit may fulfil.
+pub const MAX_INTENTS: usize = 256;
 /// The longest reason for a removal, in bytes of UTF-8.
 pub const MAX_REASON: usize = 1024;
 /// How far messages of one sender may arrive out of order, and how many may be missing before
@@ -66,6 +71,8 @@ pub(crate) struct Epoch {
     pub meta: EpochMeta,
     /// `None` once this member is out, or the node's keys were dropped for age.
     pub storage: Option<EpochStorage>,
+    /// Late messages still open; no commit starts from here any more.
+    pub read_only: bool,
 }
 
 /// What is known of an epoch besides its MLS state; never changes.
@@ -96,14 +103,11 @@ pub(crate) struct Opened {
     pub content: Zeroizing<Vec<u8>>,
 }
 
-/// What a commit is to do.
-pub(crate) enum Change {
-    Admit(Vec<KeyPackage>),
-    Remove {
-        members: Vec<MemberId>,
-        policy: Option<GroupPolicy>,
-    },
-    Policy(GroupPolicy),
+/// What a steward gives a member who comes back.
+pub(crate) struct WayBack {
+    pub steward: MemberId,
+    pub info: Vec<u8>,
+    pub routing: RoutingSecret,
 }
 
 /// A commit just made, and the node that it leads to.
@@ -138,7 +142,7 @@ impl Epoch {
         let storage = EpochStorage::default();
         let config = MlsGroupCreateConfig::builder()
             .ciphersuite(CIPHERSUITE)
-            .wire_format_policy(PURE_CIPHERTEXT_WIRE_FORMAT_POLICY)
+            .wire_format_policy(MIXED_CIPHERTEXT_WIRE_FORMAT_POLICY)
             .use_ratchet_tree_extension(true)
             .sender_ratchet_configuration(ratchet())
             .max_past_epochs(0)
@@ -179,6 +183,7 @@ impl Epoch {
             id,
             meta,
             storage: Some(storage),
+            read_only: false,
         })
     }
 
@@ -204,8 +209,10 @@ impl Epoch {
         let storage = self.live()?;
         let mut mls = load(storage, group)?;
         // Looked at first: a commit in a message's place would use up the key of the real one.
-        let message = protocol_message(bytes, ContentType::Application)?;
+        let message =
+            protocol_message(bytes, ContentType::Application, WireFormat::PrivateMessage)?;
         let processed = mls.process_message(storage, message).map_err(mls_error)?;
+        check_foreign(&processed)?;
         let Sender::Member(_) = processed.sender() else {
             return Err(GroupError::Outsider);
         };
@@ -213,6 +220,9 @@ impl Epoch {
         let note: MessageNote =
             codec::decode(processed.aad()).map_err(|_| GroupError::Malformed)?;
         match processed.into_content() {
+            ProcessedMessageContent::ApplicationMessage(_) if note.seq > MAX_ORDER => {
+                Err(GroupError::Malformed)
+            }
             ProcessedMessageContent::ApplicationMessage(content) => Ok(Opened {
                 author,
                 seq: note.seq,
@@ -222,34 +232,30 @@ impl Epoch {
         }
     }
 
-    /// Makes a commit on a copy of this node.
+    /// Makes a commit on a copy of this node: it does what its note says, with these KeyPackages
+    /// for those who are admitted. Its committer gets fresh keys in any case.
     pub(crate) fn commit(
         &self,
         group: &GroupId,
         key: &PseudonymKey,
-        change: Change,
+        packages: Vec<KeyPackage>,
         note: CommitNote,
         now: Time,
     ) -> Result<Made, GroupError> {
-        let storage = self.live()?.clone();
+        let storage = self.full()?.clone();
         let mut mls = load(&storage, group)?;
+        let policy = self.meta.policy.changed_by(&note)?;
+        let removals: Vec<MemberId> = note.cuts().map(|(member, _)| member).collect();
         mls.set_aad(codec::encode(&note).map_err(|_| GroupError::Ours)?);
-        let mut builder = mls.commit_builder();
-        builder = match change {
-            Change::Admit(packages) => builder.propose_adds(packages),
-            Change::Policy(policy) => builder
+        let mut builder = mls.commit_builder().force_self_update(true);
+        builder = builder
+            .propose_adds(packages)
+            .propose_removals(self.leaves(&storage, group, &removals)?);
+        if policy != self.meta.policy {
+            builder = builder
                 .propose_group_context_extensions(policy.to_extensions()?)
-                .map_err(mls_error)?,
-            Change::Remove { members, policy } => {
-                let mut builder = builder.propose_removals(self.leaves(&storage, group, &members)?);
-                if let Some(policy) = policy {
-                    builder = builder
-                        .propose_group_context_extensions(policy.to_extensions()?)
-                        .map_err(mls_error)?;
-                }
-                builder
-            }
-        };
+                .map_err(mls_error)?;
+        }
         let bundle = builder
             .load_psks(&storage)
             .map_err(mls_error)?
@@ -278,23 +284,26 @@ impl Epoch {
         bytes: &[u8],
         now: Time,
     ) -> Result<Self, GroupError> {
-        let storage = self.live()?.clone();
+        let message = protocol_message(bytes, ContentType::Commit, WireFormat::PrivateMessage)?;
+        let storage = self.full()?.clone();
         let mut mls = load(&storage, group)?;
-        let processed = mls
-            .process_message(&storage, protocol_message(bytes, ContentType::Commit)?)
-            .map_err(mls_error)?;
+        let processed = mls.process_message(&storage, message).map_err(mls_error)?;
+        check_foreign(&processed)?;
         let Sender::Member(_) = processed.sender() else {
             return Err(GroupError::Outsider);
         };
         let committer = member_id(processed.credential().serialized_content())?;
-        if self.meta.policy.rank(&committer).is_none() {
+        let note: CommitNote = codec::decode(processed.aad()).map_err(|_| GroupError::Malformed)?;
+        if self.meta.policy.rank(&committer).is_none() && note.class != Class::Update {
             return Err(GroupError::NotSteward);
         }
-        let note: CommitNote = codec::decode(processed.aad()).map_err(|_| GroupError::Malformed)?;
         let ProcessedMessageContent::StagedCommitMessage(staged) = processed.into_content() else {
             return Err(GroupError::Malformed);
         };
-        judge(&staged, &note)?;
+        let changes = self.meta.policy.changed_by(&note)? != self.meta.policy;
+        if judge(&staged, &note)? != usize::from(changes) {
+            return Err(GroupError::Proposal);
+        }
         let evicted = staged.self_removed();
         mls.merge_staged_commit(&storage, *staged)
             .map_err(mls_error)?;
@@ -305,7 +314,44 @@ impl Epoch {
         Ok(child)
     }
 
-    /// Builds a node from the group as the commit left it, and checks what the commit changed.
+    /// Follows a member who comes back with fresh keys, by an external commit (RFC 9420, section
+    /// 12.4.3.2) that takes out exactly the leaf of the same key and card.
+    pub(crate) fn follow_rejoin(
+        &self,
+        group: &GroupId,
+        bytes: &[u8],
+        now: Time,
+    ) -> Result<Self, GroupError> {
+        let message = protocol_message(bytes, ContentType::Commit, WireFormat::PublicMessage)?;
+        let storage = self.full()?.clone();
+        let mut mls = load(&storage, group)?;
+        let processed = mls.process_message(&storage, message).map_err(mls_error)?;
+        let Sender::NewMemberCommit = processed.sender() else {
+            return Err(GroupError::Outsider);
+        };
+        let note: CommitNote = codec::decode(processed.aad()).map_err(|_| GroupError::Malformed)?;
+        let ProcessedMessageContent::StagedCommitMessage(staged) = processed.into_content() else {
+            return Err(GroupError::Malformed);
+        };
+        let leaf = staged.update_path_leaf_node().ok_or(GroupError::Proposal)?;
+        let back = read_leaf(leaf)?;
+        let usable = *leaf.capabilities() == capabilities();
+        judge_rejoin(&staged, &note, &mls, &back)?;
+        let evicted = staged.self_removed();
+        mls.merge_staged_commit(&storage, *staged)
+            .map_err(mls_error)?;
+        let mut child = self.child(EpochId::of(bytes), &mls, storage, back.id, note, now)?;
+        if !usable || child.meta.roster.len() != self.meta.roster.len() {
+            return Err(GroupError::Member);
+        }
+        if evicted {
+            child.storage = None; // Another copy of this member's own device came back.
+        }
+        Ok(child)
+    }
+
+    /// Builds a node from the group as the commit left it, and checks that the commit did exactly
+    /// what its note says.
     fn child(
         &self,
         id: EpochId,
@@ -325,15 +371,23 @@ impl Epoch {
         };
         let joined = missing(&roster, &self.meta.roster);
         let removed = missing(&self.meta.roster, &roster);
-        let cuts: Vec<MemberId> = note.cuts.iter().map(|cut| cut.member).collect();
+        let cuts: BTreeSet<MemberId> = note.cuts().map(|(member, _)| member).collect();
         let cut_all = removed.iter().all(|member| cuts.contains(&member.id));
-        if cuts.len() != removed.len() || !cut_all || note.admits.len() != joined.len() {
+        let distinct = note.cuts().count() == cuts.len() && cuts.len() == removed.len();
+        if !cut_all || !distinct || note.admits().count() != joined.len() {
             return Err(GroupError::Note);
         }
-        if !ids.contains(&committer) {
+        let same = |member: &Member| {
+            let before = self.meta.roster.iter().find(|other| other.id == member.id);
+            before.is_none_or(|before| before == member)
+        };
+        if !ids.contains(&committer) || !roster.iter().all(same) {
             return Err(GroupError::Member);
         }
         let policy = GroupPolicy::from_extensions(mls.extensions(), &ids)?;
+        if policy != self.meta.policy.changed_by(&note)? {
+            return Err(GroupError::Note);
+        }
         let routing = if note.class == Class::Remove && mls.is_active() {
             export(mls, &storage, ROUTING_LABEL)?
         } else {
@@ -356,7 +410,89 @@ impl Epoch {
             id,
             meta,
             storage: Some(storage),
+            read_only: false,
         })
+    }
+
+    /// What somebody needs to come back into this epoch: a GroupInfo (RFC 9420, section 12.4.3)
+    /// with the ratchet tree.
+    pub(crate) fn group_info(
+        &self,
+        group: &GroupId,
+        key: &PseudonymKey,
+    ) -> Result<Vec<u8>, GroupError> {
+        let storage = self.full()?;
+        let mls = load(storage, group)?;
+        let info = mls.export_group_info(storage.crypto(), &MlsSigner(key), true);
+        info.map_err(mls_error)?.to_bytes().map_err(mls_error)
+    }
+
+    /// Comes back by an external commit. Gives the epoch, where this member's knowledge begins
+    /// anew, and the commit.
+    pub(crate) fn rejoin(
+        group: &GroupId,
+        key: &PseudonymKey,
+        me: &Member,
+        way: WayBack,
+        note: CommitNote,
+        now: Time,
+    ) -> Result<(Self, Vec<u8>), GroupError> {
+        let storage = EpochStorage::default();
+        let message =
+            MlsMessageIn::tls_deserialize_exact(&way.info).map_err(|_| GroupError::Malformed)?;
+        let MlsMessageBodyIn::GroupInfo(info) = message.extract() else {
+            return Err(GroupError::Malformed);
+        };
+        let foreign = info.group_id().as_slice() != group.as_bytes();
+        if foreign || info.ciphersuite() != CIPHERSUITE {
+            return Err(GroupError::Malformed);
+        }
+        let card = MemberCard {
+            name: me.name.clone(),
+        };
+        let leaf = LeafNodeParameters::builder()
+            .with_capabilities(capabilities())
+            .with_extensions(card.to_extensions()?)
+            .build();
+        let (mls, bundle) = MlsGroup::external_commit_builder()
+            .with_config(join_config())
+            .with_aad(codec::encode(&note).map_err(|_| GroupError::Ours)?)
+            .build_group(&storage, info, credential(key))
+            .map_err(mls_error)?
+            .leaf_node_parameters(leaf)
+            .load_psks(&storage)
+            .map_err(mls_error)?
+            .build(storage.rand(), storage.crypto(), &MlsSigner(key), |_| true)
+            .map_err(mls_error)?
+            .finalize(&storage)
+            .map_err(mls_error)?;
+        let commit = bundle.into_commit().to_bytes().map_err(mls_error)?;
+        let roster = roster(&mls)?;
+        let ids: Vec<MemberId> = roster.iter().map(|member| member.id).collect();
+        let policy = GroupPolicy::from_extensions(mls.extensions(), &ids)?;
+        if policy.rank(&way.steward).is_none() {
+            return Err(GroupError::NotSteward);
+        }
+        let meta = EpochMeta {
+            parent: None,
+            depth: mls.epoch().as_u64(),
+            committer: key.public(),
+            order: note.order,
+            note: Some(note),
+            policy,
+            roster,
+            joined: Vec::new(),
+            removed: Vec::new(),
+            routing: way.routing,
+            made: now,
+        };
+        let epoch = Self {
+            id: EpochId::of(&commit),
+            meta,
+            storage: Some(storage),
+            read_only: false,
+        };
+        Ok((epoch, commit))
     }
 
     /// The key that only members of this epoch can derive, for what accompanies a Welcome.
@@ -387,6 +523,26 @@ impl Epoch {
     fn live(&self) -> Result<&EpochStorage, GroupError> {
         self.storage.as_ref().ok_or(GroupError::EpochClosed)
     }
+
+    fn full(&self) -> Result<&EpochStorage, GroupError> {
+        let storage = self.storage.as_ref().filter(|_| !self.read_only);
+        storage.ok_or(GroupError::EpochClosed)
+    }
+
+    /// Drops the private keys that commits from here on need; late messages still open.
+    pub(crate) fn make_read_only(&mut self) {
+        self.read_only = true;
+        if let Some(storage) = &self.storage {
+            storage.drop_private_keys();
+        }
+    }
+
+    /// A secret that all who stand in this epoch share, to compare.
+    pub(crate) fn exporter(&self, group: &GroupId, label: &str) -> Option<[u8; 32]> {
+        let storage = self.storage.as_ref()?;
+        let secret = export(&load(storage, group).ok()?, storage, label).ok()?;
+        Some(*secret.as_bytes())
+    }
 }
 
 /// A newcomer's KeyPackage and the storage that holds its secrets.
@@ -416,6 +572,13 @@ impl Candidate {
     }
 }
 
+/// The MLS epoch number that a message claims to be from.
+pub(crate) fn mls_epoch(bytes: &[u8]) -> Result<u64, GroupError> {
+    let message = MlsMessageIn::tls_deserialize_exact(bytes).map_err(|_| GroupError::Malformed)?;
+    let message = message.try_into_protocol_message();
+    Ok(message.map_err(|_| GroupError::Malformed)?.epoch().as_u64())
+}
+
 /// Reads a newcomer's KeyPackage, and who they say they are.
 pub(crate) fn read_key_package(bytes: &[u8]) -> Result<(KeyPackage, Member), GroupError> {
     let package = KeyPackageIn::tls_deserialize_exact(bytes).map_err(|_| GroupError::Malformed)?;
@@ -440,28 +603,22 @@ fn is_usable(package: &KeyPackage) -> bool {
 
 /// Joins by a Welcome, on a copy of the newcomer's storage, so that a bogus Welcome costs nothing.
 ///
-/// Gives the group's id and the joined epoch.
+/// Gives the group's id, the joined epoch, and the number of the commit that made it.
 pub(crate) fn join(
     candidate: &EpochStorage,
     me: &MemberId,
     welcome: &[u8],
     open_note: impl FnOnce(&RoutingSecret) -> Option<WelcomeNote>,
     now: Time,
-) -> Result<(GroupId, Epoch), GroupError> {
+) -> Result<(GroupId, Epoch, u64), GroupError> {
     let storage = candidate.clone();
     let message =
         MlsMessageIn::tls_deserialize_exact(welcome).map_err(|_| GroupError::Malformed)?;
     let MlsMessageBodyIn::Welcome(welcome) = message.extract() else {
         return Err(GroupError::Malformed);
     };
-    let config = MlsGroupJoinConfig::builder()
-        .wire_format_policy(PURE_CIPHERTEXT_WIRE_FORMAT_POLICY)
-        .use_ratchet_tree_extension(true)
-        .sender_ratchet_configuration(ratchet())
-        .max_past_epochs(0)
-        .build();
-    let staged =
-        StagedWelcome::new_from_welcome(&storage, &config, welcome, None).map_err(mls_error)?;
+    let staged = StagedWelcome::new_from_welcome(&storage, &join_config(), welcome, None)
+        .map_err(mls_error)?;
     let committer = read_leaf(staged.welcome_sender().map_err(mls_error)?)?.id;
     let mls = staged.into_group(&storage).map_err(mls_error)?;
     if mls.ciphersuite() != CIPHERSUITE {
@@ -502,7 +659,9 @@ pub(crate) fn join(
             id: note.epoch,
             meta,
             storage: Some(storage),
+            read_only: false,
         },
+        note.seq,
     ))
 }
 
@@ -516,11 +675,15 @@ pub(crate) fn first_epoch(group: &GroupId) -> EpochId {
 }
 
 /// Checks what a commit proposes, before anything of it takes effect (SPEC, *Which commits count*).
-fn judge(staged: &StagedCommit, note: &CommitNote) -> Result<(), GroupError> {
-    let (mut adds, mut removes, mut policies) = (0, 0, 0);
+/// Gives how many proposals change the policy.
+fn judge(staged: &StagedCommit, note: &CommitNote) -> Result<usize, GroupError> {
+    let (mut joins, mut removes, mut policies) = (BTreeSet::new(), 0, 0);
     for queued in staged.queued_proposals() {
         match queued.proposal() {
-            Proposal::Add(add) if is_usable(add.key_package()) => adds += 1,
+            Proposal::Add(add) if is_usable(add.key_package()) => {
+                let package = add.key_package().tls_serialize_detached();
+                joins.insert(JoinId::of(&package.map_err(mls_error)?));
+            }
             Proposal::Remove(_) => removes += 1,
             Proposal::GroupContextExtensions(_) => policies += 1,
             _ => return Err(GroupError::Proposal),
@@ -528,18 +691,60 @@ fn judge(staged: &StagedCommit, note: &CommitNote) -> Result<(), GroupError> {
     }
     let class = if removes > 0 {
         Class::Remove
+    } else if note.intents.is_empty() {
+        Class::Update
     } else {
         Class::Change
     };
-    let mixed = removes > 0 && adds > 0;
-    let reason = note.reason.as_ref().map_or(0, String::len);
-    if note.order > MAX_ORDER {
-        return Err(GroupError::Note);
-    }
-    if adds > MAX_ADDS || policies > 1 || mixed || class != note.class || reason > MAX_REASON {
+    let mixed = removes > 0 && !joins.is_empty();
+    if joins.len() > MAX_ADDS || policies > 1 || mixed || class != note.class {
         return Err(GroupError::Proposal);
     }
+    let admitted: BTreeSet<JoinId> = note.admits().map(|(_, join)| join).collect();
+    if admitted != joins || note.admits().count() != joins.len() {
+        return Err(GroupError::Note);
+    }
+    judge_note(note)?;
+    Ok(policies)
+}
+
+fn judge_note(note: &CommitNote) -> Result<(), GroupError> {
+    let long = |intent: &Intent| matches!(&intent.what, What::Remove { reason: Some(reason), .. } if reason.len() > MAX_REASON);
+    if note.order > MAX_ORDER
+        || note.seq > MAX_ORDER
+        || note.intents.len() > MAX_INTENTS
+        || note.intents.iter().any(long)
+    {
+        return Err(GroupError::Note);
+    }
     Ok(())
+}
+
+/// Checks an external commit: it takes out exactly one leaf, that of the member who comes back.
+fn judge_rejoin(
+    staged: &StagedCommit,
+    note: &CommitNote,
+    mls: &MlsGroup,
+    back: &Member,
+) -> Result<(), GroupError> {
+    let mut old = Vec::new();
+    for queued in staged.queued_proposals() {
+        match queued.proposal() {
+            Proposal::Remove(remove) => {
+                let leaf = mls.public_group().leaf(remove.removed());
+                old.push(read_leaf(leaf.ok_or(GroupError::Proposal)?)?);
+            }
+            Proposal::ExternalInit(_) => {}
+            _ => return Err(GroupError::Proposal),
+        }
+    }
+    if old.as_slice() != std::slice::from_ref(back) {
+        return Err(GroupError::Proposal);
+    }
+    if note.class != Class::Rejoin || !note.intents.is_empty() {
+        return Err(GroupError::Note);
+    }
+    judge_note(note)
 }
 
 fn load(storage: &EpochStorage, group: &GroupId) -> Result<MlsGroup, GroupError> {
@@ -600,19 +805,43 @@ pub(crate) fn credential(key: &PseudonymKey) -> CredentialWithKey {
     }
 }
 
+/// Refuses what claims to come from this very member. MLS can say no more about it: the sender's
+/// own keys are used up.
+fn check_foreign(processed: &ProcessedMessage) -> Result<(), GroupError> {
+    let ProcessedMessageContent::OwnPrivateMessage = processed.content() else {
+        return Ok(());
+    };
+    let message = codec::decode(processed.aad()).map(|MessageNote { seq }| seq);
+    let number =
+        message.or_else(|_| codec::decode(processed.aad()).map(|CommitNote { seq, .. }| seq));
+    Err(GroupError::OwnMessage(
+        number.map_err(|_| GroupError::Malformed)?,
+    ))
+}
+
 fn protocol_message(
     bytes: &[u8],
     content: ContentType,
+    wire: WireFormat,
 ) -> Result<openmls::prelude::ProtocolMessage, GroupError> {
     let message = MlsMessageIn::tls_deserialize_exact(bytes)
         .map_err(|_| GroupError::Malformed)?
         .try_into_protocol_message()
         .map_err(|_| GroupError::Malformed)?;
-    if message.content_type() == content {
+    if message.content_type() == content && message.wire_format() == wire {
         Ok(message)
     } else {
         Err(GroupError::Malformed)
     }
+}
+
+fn join_config() -> MlsGroupJoinConfig {
+    MlsGroupJoinConfig::builder()
+        .wire_format_policy(MIXED_CIPHERTEXT_WIRE_FORMAT_POLICY)
+        .use_ratchet_tree_extension(true)
+        .sender_ratchet_configuration(ratchet())
+        .max_past_epochs(0)
+        .build()
 }
 
 fn ratchet() -> SenderRatchetConfiguration {

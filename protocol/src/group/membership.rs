@@ -1,22 +1,22 @@
 //! Who comes in and who goes out: invites, requests to join, removals and departures.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use openmls::prelude::KeyPackage;
 use zeroize::Zeroizing;
 
 use super::{
-    Context, Group, GroupError, MAX_ADDS, MAX_REASON, Status, WAITING_KEPT,
-    epoch::{Change, Made, read_key_package},
-    note::{Admitted, Class, CommitNote, Cut, Payload},
+    Context, Group, GroupError, MAX_ADDS, MAX_REASON, Status,
+    epoch::read_key_package,
+    note::{Class, Intent, What},
 };
 use crate::{
     codec,
     envelope::Envelope,
     event::{Body, InviteSeed},
-    id::{EnvelopeId, EpochId, EventId, InviteId, JoinId, MemberId},
+    id::{EnvelopeId, EpochId, EventId, IntentId, InviteId, JoinId, MemberId},
     invite::{InboxPayload, InviteKeys, Link, Refusal, Reply, WelcomeNote},
-    profile::{Kind, Notice, Output},
+    profile::{Notice, Output},
     time::{Span, Time},
     topic::RoutingSecret,
 };
@@ -25,8 +25,21 @@ use crate::{
 pub const RANK_DELAY: Span = Span::SECOND.times(30);
 /// How long after its end an invite's inbox is still answered, with a refusal.
 pub const INBOX_ANSWERED: Span = Span::DAY.times(30);
+/// How long a newcomer waits at most for more than half of the stewards to stand at the commit that
+/// let them in. The Welcome itself waits for nobody: the steward who made it may fail meanwhile.
+pub const WELCOME_WAITS: Span = Span::SECOND.times(60);
+/// How many commits a steward makes to admit people before pausing.
+const ADMIT_BURST: usize = 4;
+/// How long so many commits take at least: who comes meanwhile comes in together.
+pub const ADMIT_PAUSE: Span = Span::SECOND.times(10);
+/// From when on a steward of lower rank no longer waits for others to answer a request.
+const REQUEST_OLD: Span = Span::SECOND.times(600);
+/// How long a request is kept after its answer: the commit that admitted may still lose.
+pub const ANSWER_KEPT: Span = Span::DAY.times(7);
 /// How many requests of one group may wait at a time.
 pub const MAX_REQUESTS: usize = 256;
+/// How many open invites are told again when somebody becomes a steward.
+pub const MAX_ANNOUNCED: usize = 16;
 /// The longest time that an invite may last.
 pub const MAX_INVITE_LIFE: Span = Span::DAY.times(90);
 
@@ -36,13 +49,12 @@ pub(crate) struct KnownInvite {
     pub keys: InviteKeys,
     pub expires: Time,
     pub uses: u32,
-    /// The event that announced it.
-    event: EventId,
-    /// The epoch of that event.
-    epoch: EpochId,
+    /// The events that announced it, with their epochs: a steward who makes another one tells
+    /// them again.
+    announced: BTreeMap<EventId, EpochId>,
 }
 
-/// A request to join that has not been answered.
+/// A request to join.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub invite: InviteId,
@@ -155,7 +167,8 @@ impl Group {
         let reason = Some(reason.trim())
             .filter(|reason| !reason.is_empty())
             .map(str::to_owned);
-        self.commit_removal(vec![member], reason, context)
+        let removal = self.removal_of(member, reason);
+        self.wish(removal, context)
     }
 
     /// Asks the stewards to take this member out. The last steward first hands the role to the
@@ -169,47 +182,61 @@ impl Group {
         if self.status != Status::Active {
             return Ok(false);
         }
-        let me = self.me();
-        let before = context.out.len();
-        if self.rank().is_some() {
-            let mut policy = self.tip_epoch()?.meta.policy.clone();
-            policy.stewards.retain(|steward| *steward != me);
-            if policy.stewards.is_empty() {
-                let others = || {
-                    self.roster()
-                        .iter()
-                        .map(|member| member.id)
-                        .filter(|id| *id != me)
-                };
-                let staying = others().find(|id| !self.leavers.contains_key(id));
-                policy.stewards.extend(staying.or_else(|| others().next()));
-            }
-            let note = self.note(Class::Change, Vec::new(), None, Vec::new(), context)?;
-            self.commit(Change::Policy(policy), note, context)?;
-        }
+        let unconfirmed = self.hand_over(context)?;
         self.say(Body::Leave, context)?;
-        // The hand-over, and what was said before, must arrive as surely as the wish to leave.
-        let sent = context.out[before..]
-            .iter()
-            .filter_map(|output| match output {
-                Output::Keep(envelope) => Some(envelope.id()),
-                _ => None,
-            });
-        let own = self
-            .events
-            .values()
-            .filter(|stored| stored.signed.author == me);
-        let said = own
-            .filter(|stored| stored.confirmed.is_none())
-            .map(|stored| stored.envelope);
-        let unconfirmed: BTreeSet<EnvelopeId> = sent.chain(said).collect();
         self.status = Status::Leaving {
-            unconfirmed: unconfirmed.into_iter().collect(),
+            unconfirmed,
             since: context.now,
         };
-        context.persist(Kind::Group, self.id.as_bytes(), Some(self.record()?));
+        self.persist_record(context)?;
         context.notify(Notice::Group { group: self.id });
         Ok(false)
+    }
+
+    /// Gives the duties of a steward who is leaving to the others; the last steward makes somebody
+    /// else one. Gives the envelopes that must arrive as surely as the wish to leave.
+    fn hand_over(&mut self, context: &mut Context<'_>) -> Result<Vec<EnvelopeId>, GroupError> {
+        if self.rank().is_none() || !self.may_send() {
+            return Ok(Vec::new());
+        }
+        let me = self.me();
+        let policy = &self.tip_epoch()?.meta.policy;
+        let others = || {
+            let others = self.roster().iter().map(|member| member.id);
+            others.filter(|id| *id != me)
+        };
+        let staying = others().find(|id| !self.leavers.contains_key(id));
+        let heir = staying.or_else(|| others().next());
+        let heir = heir.filter(|_| policy.stewards.len() < 2);
+        let heir = heir.map(|member| What::Promote { member });
+        let mut intents = Vec::new();
+        for what in heir.into_iter().chain([What::Demote { member: me }]) {
+            intents.push(self.new_intent(what, context));
+        }
+        let before = context.out.len();
+        let note = self.note(Class::Change, intents, context)?;
+        self.commit(note, context)?;
+        let sent = context.out[before..].iter();
+        let sent = sent.filter_map(|output| match output {
+            Output::Keep(envelope) => Some(envelope.id()),
+            _ => None,
+        });
+        Ok(sent.collect())
+    }
+
+    /// Hands over once that is possible, if it was not when the member left.
+    pub(super) fn hand_over_late(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
+        if self.status == Status::Active {
+            return Ok(());
+        }
+        let sent = self.hand_over(context)?;
+        if let Status::Leaving { unconfirmed, .. } = &mut self.status
+            && !sent.is_empty()
+        {
+            unconfirmed.extend(sent);
+            self.persist_record(context)?;
+        }
+        Ok(())
     }
 
     /// Notes that a mailbox holds an envelope of a member who is leaving. Gives `true` when the
@@ -226,9 +253,13 @@ impl Group {
         unconfirmed.retain(|waiting| waiting != envelope);
         let (left, changed) = (unconfirmed.len(), unconfirmed.len() != before);
         if changed {
-            context.persist(Kind::Group, self.id.as_bytes(), Some(self.record()?));
+            self.persist_record(context)?;
         }
-        Ok(changed && left == 0)
+        let me = self.me();
+        let own = self.events.values();
+        let mut own = own.filter(|stored| stored.signed.author == me);
+        let said = changed || self.sent.contains_key(envelope);
+        Ok(said && left == 0 && own.all(|stored| stored.confirmed.is_some()))
     }
 
     /// Since when the member has been leaving.
@@ -236,26 +267,6 @@ impl Group {
         match self.status {
             Status::Leaving { since, .. } => Some(since),
             Status::Active => None,
-        }
-    }
-
-    /// Forgets envelopes that have waited too long for a commit.
-    pub(crate) fn expire_waiting(&mut self, context: &mut Context<'_>) {
-        let over = |since: &Time| since.after(WAITING_KEPT) < context.now;
-        let mut gone = Vec::new();
-        for waiting in self.waiting.values_mut() {
-            gone.extend(
-                waiting
-                    .iter()
-                    .filter(|(_, since)| over(since))
-                    .map(|(id, _)| *id),
-            );
-            waiting.retain(|_, since| !over(since));
-        }
-        self.waiting.retain(|_, waiting| !waiting.is_empty());
-        self.waiting_len -= gone.len();
-        for envelope in gone {
-            context.persist(Kind::Waiting, envelope.as_bytes(), None);
         }
     }
 
@@ -277,10 +288,8 @@ impl Group {
         else {
             return Ok(()); // A reply: another steward's, or our own.
         };
-        if self.requests.len() >= MAX_REQUESTS
-            || self.requests.contains_key(&join)
-            || self.is_admitted(&join)
-        {
+        let open = self.requests.keys().filter(|join| !self.is_admitted(join));
+        if open.count() >= MAX_REQUESTS || self.requests.contains_key(&join) {
             return Ok(());
         }
         let key_package = known
@@ -293,66 +302,90 @@ impl Group {
             key_package,
             received: context.now,
         };
-        self.persist_request(&join, Some(&request), context)?;
         self.requests.insert(join, request);
+        self.persist_request(&join, context)?;
         self.fulfil_duties(context)
     }
 
-    /// Does what falls to this member as a steward, once its turn has come: answers requests to
-    /// join, and takes out those who asked to leave.
+    /// Does what falls to this member, once its turn has come: finds the way back if it is lost;
+    /// as a steward commits what is wished for, answers requests to join and for help, and says
+    /// where it stands.
     pub(crate) fn fulfil_duties(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
-        if self.check_in().is_err() {
-            return Ok(());
+        let mut next: Vec<Option<Time>> = vec![self.seek_help(context)?];
+        if self.check_in().is_ok() && self.in_touch && !self.recovery.is_old_copy() {
+            if let Some(rank) = self.rank() {
+                next.push(self.fulfil_intents(rank, context)?);
+                next.push(self.answer_requests(rank, context)?);
+                next.push(self.answer_asks(rank, context)?);
+            }
+            self.refresh_keys(context)?;
+            next.push(self.acknowledge(context)?);
         }
-        let Some(rank) = self.rank() else {
-            return Ok(());
-        };
-        let delay = RANK_DELAY.times(rank as u64);
-        let due = |since: Time| since.after(delay);
-        let now = context.now;
-
-        let leavers: Vec<(MemberId, Time)> = self.waiting_to_leave();
-        let (ready, later): (Vec<_>, Vec<_>) = leavers
-            .into_iter()
-            .partition(|(_, since)| due(*since) <= now);
-        if !ready.is_empty() {
-            let members = ready.into_iter().map(|(member, _)| member).collect();
-            self.commit_removal(members, None, context)?;
-        }
-
-        let admitted: Vec<JoinId> = self
-            .requests
-            .keys()
-            .filter(|join| self.is_admitted(join))
-            .copied()
-            .collect();
-        for join in admitted {
-            self.forget_request(&join, context)?;
-        }
-        let ready: Vec<JoinId> = self
-            .requests
-            .iter()
-            .filter(|(_, request)| due(request.received) <= now)
-            .map(|(join, _)| *join)
-            .take(MAX_ADDS)
-            .collect();
-        if !ready.is_empty() {
-            self.answer(&ready, context)?;
-        }
-        let waiting = self.requests.values().map(|request| due(request.received));
-        if let Some(at) = waiting
-            .chain(later.into_iter().map(|(_, since)| due(since)))
-            .min()
-        {
+        if let Some(at) = next.into_iter().flatten().min() {
             context.out.push(Output::Timer(at));
         }
         Ok(())
     }
 
+    /// Answers requests whose turn has come. Gives when the next is due.
+    fn answer_requests(
+        &mut self,
+        rank: usize,
+        context: &mut Context<'_>,
+    ) -> Result<Option<Time>, GroupError> {
+        if !self.may_send() || self.rank().is_none() {
+            return Ok(None);
+        }
+        let now = context.now;
+        let delay = RANK_DELAY.times(rank as u64);
+        let settled = |request: &Request| request.received.after(ANSWER_KEPT) < now;
+        let done: Vec<JoinId> = self
+            .requests
+            .iter()
+            .filter(|(join, request)| settled(request) && self.is_admitted(join))
+            .map(|(join, _)| *join)
+            .collect();
+        for join in done {
+            self.forget_request(&join, context)?;
+        }
+        let (mut ready, mut later) = (Vec::new(), Vec::new());
+        for (join, request) in &self.requests {
+            let known = self.invites.get(&request.invite);
+            if self.is_admitted(join) || !known.is_some_and(|known| self.can_judge(known)) {
+                continue;
+            }
+            let mut at = request.received.after(delay);
+            if rank > 0 && at.after(REQUEST_OLD) > now {
+                // Somebody else may be about to answer, above all if the commit that did has lost.
+                at = at.max(self.tip_since.after(delay));
+            }
+            if self.admitted.len() >= ADMIT_BURST {
+                at = at.max(
+                    self.admitted
+                        .front()
+                        .map_or(at, |first| first.after(ADMIT_PAUSE)),
+                );
+            }
+            if at > now {
+                later.push(at);
+            } else if ready.len() < MAX_ADDS {
+                ready.push(*join);
+            }
+        }
+        if !ready.is_empty() {
+            self.admitted.push_back(now);
+            if self.admitted.len() > ADMIT_BURST {
+                self.admitted.pop_front();
+            }
+            self.answer(&ready, context)?;
+        }
+        Ok(later.into_iter().min())
+    }
+
     /// Admits or refuses each of these requests: all who are admitted come in by one commit.
     fn answer(&mut self, joins: &[JoinId], context: &mut Context<'_>) -> Result<(), GroupError> {
         let mut packages = Vec::new();
-        let mut admits: Vec<Admitted> = Vec::new();
+        let mut admits: Vec<(InviteId, JoinId)> = Vec::new();
         let mut newcomers: BTreeSet<MemberId> =
             self.roster().iter().map(|member| member.id).collect();
         for join in joins {
@@ -360,7 +393,7 @@ impl Group {
                 continue;
             };
             let invite = request.invite;
-            let taken = admits.iter().filter(|admit| admit.invite == invite).count() as u32;
+            let taken = admits.iter().filter(|(of, _)| *of == invite).count() as u32;
             let judged = self
                 .judge_request(request, taken, context.now)
                 .and_then(|()| {
@@ -375,21 +408,27 @@ impl Group {
             match judged {
                 Ok(package) => {
                     packages.push(package);
-                    admits.push(Admitted {
-                        invite,
-                        join: *join,
-                    });
+                    admits.push((invite, *join));
                 }
-                Err(why) => self.reply(&invite, &Reply::Refusal { join: *join, why }, context)?,
+                Err(why) => self.refuse(&invite, *join, why, context)?,
             }
         }
-        if !packages.is_empty() {
-            self.admit_or_refuse(packages, &admits, context)?;
+        if packages.is_empty() {
+            return Ok(());
         }
-        for join in joins {
-            self.forget_request(join, context)?;
-        }
-        Ok(())
+        self.admit_or_refuse(packages, &admits, context)
+    }
+
+    fn refuse(
+        &mut self,
+        invite: &InviteId,
+        join: JoinId,
+        why: Refusal,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        let envelope = self.seal_reply(invite, &Reply::Refusal { join, why }, context)?;
+        context.out.push(Output::Keep(envelope));
+        self.forget_request(&join, context)
     }
 
     /// Admits all at once; if that is not possible, one by one, and refuses those who stand in the
@@ -397,7 +436,7 @@ impl Group {
     fn admit_or_refuse(
         &mut self,
         packages: Vec<KeyPackage>,
-        admits: &[Admitted],
+        admits: &[(InviteId, JoinId)],
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
         if self.admit(packages.clone(), admits, context).is_ok() {
@@ -409,11 +448,7 @@ impl Group {
                 Err(GroupError::Envelope(_)) => Refusal::Full,
                 Err(_) => Refusal::Invalid,
             };
-            let refusal = Reply::Refusal {
-                join: admit.join,
-                why,
-            };
-            self.reply(&admit.invite, &refusal, context)?;
+            self.refuse(&admit.0, admit.1, why, context)?;
         }
         Ok(())
     }
@@ -423,26 +458,33 @@ impl Group {
     fn admit(
         &mut self,
         packages: Vec<KeyPackage>,
-        admits: &[Admitted],
+        admits: &[(InviteId, JoinId)],
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
-        let note = self.note(Class::Change, admits.to_vec(), None, Vec::new(), context)?;
-        let (made, commit) = self.make_commit(Change::Admit(packages), note, context)?;
+        let intent = |&(invite, join): &(InviteId, JoinId)| Intent {
+            id: IntentId::of_join(&join),
+            what: What::Admit { invite, join },
+        };
+        let intents = admits.iter().map(intent).collect();
+        let note = self.note(Class::Change, intents, context)?;
+        let seq = note.seq;
+        let (made, commit) = self.make_commit(packages, note, context)?;
         let child = &made.child;
         let key = child.welcome_key(&self.id)?.key();
         let welcome = made.welcome.as_ref().ok_or(GroupError::Ours)?;
         let mut welcomes = Vec::new();
-        for Admitted { invite, join } in admits {
+        for (invite, join) in admits {
             let note = WelcomeNote::sign(
                 *join,
                 child.id,
                 child.meta.routing.clone(),
                 child.meta.order,
+                seq,
                 &self.key,
             )
             .map_err(|_| GroupError::Ours)?;
             let note = Zeroizing::new(codec::encode(&note).map_err(|_| GroupError::Ours)?);
-            let note = Envelope::seal(&key, context.now.bucket(), &note, &mut context.rng)?;
+            let note = Envelope::seal(&key, context.hour, &note, &mut context.rng)?;
             let reply = Reply::Welcome {
                 join: *join,
                 welcome: welcome.clone(),
@@ -458,6 +500,9 @@ impl Group {
 
     fn judge_request(&self, request: &Request, taken: u32, now: Time) -> Result<(), Refusal> {
         let known = self.invites.get(&request.invite).ok_or(Refusal::Invalid)?;
+        if self.was_admitted(request) {
+            return Ok(()); // Whoever was let in stays in, though the commit lost.
+        }
         if !self.is_open(&request.invite, known) {
             return Err(Refusal::Revoked);
         }
@@ -467,17 +512,6 @@ impl Group {
         if self.used(&request.invite) + taken >= known.uses {
             return Err(Refusal::UsedUp);
         }
-        Ok(())
-    }
-
-    fn reply(
-        &self,
-        invite: &InviteId,
-        reply: &Reply,
-        context: &mut Context<'_>,
-    ) -> Result<(), GroupError> {
-        let envelope = self.seal_reply(invite, reply, context)?;
-        context.out.push(Output::Keep(envelope));
         Ok(())
     }
 
@@ -496,7 +530,7 @@ impl Group {
         let content = codec::encode(&payload).map_err(|_| GroupError::Ours)?;
         Ok(Envelope::seal(
             &keys.inbox().key(),
-            context.now.bucket(),
+            context.hour,
             &content,
             &mut context.rng,
         )?)
@@ -508,119 +542,54 @@ impl Group {
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
         self.requests.remove(join);
-        self.persist_request(join, None, context)
+        self.persist_request(join, context)
     }
 
-    fn commit_removal(
-        &mut self,
-        members: Vec<MemberId>,
-        reason: Option<String>,
-        context: &mut Context<'_>,
-    ) -> Result<(), GroupError> {
-        let cut = |member: &MemberId| Cut {
-            member: *member,
-            last: self.last_said.get(member).map(|(_, id)| *id),
-        };
-        let cuts = members.iter().map(cut).collect();
-        let tip = &self.tip_epoch()?.meta.policy;
-        let mut policy = tip.clone();
-        policy.stewards.retain(|steward| !members.contains(steward));
-        let policy = (policy != *tip).then_some(policy);
-        let note = self.note(Class::Remove, Vec::new(), reason, cuts, context)?;
-        self.commit(Change::Remove { members, policy }, note, context)
+    pub(super) fn new_intent(&self, what: What, context: &mut Context<'_>) -> Intent {
+        let mut id = [0; IntentId::LEN];
+        context.rng.fill_bytes(&mut id);
+        let id = IntentId::from_bytes(id);
+        Intent { id, what }
     }
 
-    fn note(
-        &mut self,
-        class: Class,
-        admits: Vec<Admitted>,
-        reason: Option<String>,
-        cuts: Vec<Cut>,
-        context: &mut Context<'_>,
-    ) -> Result<CommitNote, GroupError> {
-        let seq = self.next_seq(context)?;
-        Ok(CommitNote {
-            seq,
-            class,
-            order: self.next_order(),
-            at: context.now,
-            admits,
-            reason,
-            cuts,
-        })
-    }
-
-    /// Commits a change on the tip, and sends it to those who are in the tip's epoch.
-    fn commit(
-        &mut self,
-        change: Change,
-        note: CommitNote,
-        context: &mut Context<'_>,
-    ) -> Result<(), GroupError> {
-        let (made, commit) = self.make_commit(change, note, context)?;
-        self.add_epoch(made.child, context)?;
-        context.out.push(Output::Keep(commit));
-        Ok(())
-    }
-
-    /// Makes a commit on the tip and the envelope that carries it, without effect as yet.
-    fn make_commit(
-        &self,
-        change: Change,
-        note: CommitNote,
-        context: &mut Context<'_>,
-    ) -> Result<(Made, Envelope), GroupError> {
-        let tip = self.tip_epoch()?;
-        let mut made = tip.commit(&self.id, &self.key, change, note, context.now)?;
-        let mls = std::mem::take(&mut made.commit);
-        let envelope = self.seal(
-            &tip.meta.routing,
-            &Payload::Commit {
-                parent: tip.id,
-                mls,
-            },
-            context,
-        )?;
-        Ok((made, envelope))
-    }
-
-    fn check_steward(&self) -> Result<(), GroupError> {
-        self.rank().map(|_| ()).ok_or(GroupError::NotSteward)
-    }
-
-    fn rank(&self) -> Option<usize> {
-        self.policy()?.rank(&self.me())
-    }
-
-    /// Members who asked to leave and are still in, with the time at which this node learned it.
-    fn waiting_to_leave(&self) -> Vec<(MemberId, Time)> {
-        let still_in = |id: &MemberId| self.roster().iter().any(|member| member.id == *id);
+    /// Members who asked to leave and are still in, with the time at which this node learned it,
+    /// and the event that says so.
+    pub(super) fn waiting_to_leave(&self) -> Vec<(MemberId, Time, EventId)> {
         let others = self
             .leavers
             .iter()
-            .filter(|(id, _)| **id != self.me() && still_in(id));
-        others.map(|(id, since)| (*id, *since)).collect()
+            .filter(|(id, _)| **id != self.me() && self.is_member(id));
+        others
+            .map(|(id, (since, event))| (*id, *since, *event))
+            .collect()
     }
 
     fn used(&self, invite: &InviteId) -> u32 {
-        self.admits()
-            .filter(|admit| admit.invite == *invite)
-            .count() as u32
+        self.admits().filter(|(of, _)| of == invite).count() as u32
     }
 
     fn is_admitted(&self, join: &JoinId) -> bool {
-        self.admits().any(|admit| admit.join == *join)
+        self.admits().any(|(_, admitted)| admitted == *join)
     }
 
-    fn admits(&self) -> impl Iterator<Item = Admitted> {
-        let path = self.path();
-        let notes = path
-            .into_iter()
-            .filter_map(|id| self.epochs.get(&id)?.meta.note.as_ref());
-        notes
-            .flat_map(|note| note.admits.iter().copied())
-            .collect::<Vec<_>>()
-            .into_iter()
+    /// Tells whether a commit that lost had admitted a request. Those of a committer who is a
+    /// steward no longer are void.
+    fn was_admitted(&self, request: &Request) -> bool {
+        let join = JoinId::of(&request.key_package);
+        let losers = self.tree.losers();
+        let mut honest = losers.filter(|epoch| self.is_steward(&epoch.meta.committer));
+        honest.any(|epoch| {
+            let mut notes = epoch.meta.note.iter();
+            notes.any(|note| note.admits().any(|(_, admitted)| admitted == join))
+        })
+    }
+
+    fn admits(&self) -> impl Iterator<Item = (InviteId, JoinId)> {
+        let notes = self
+            .tree
+            .path()
+            .filter_map(|epoch| epoch.meta.note.as_ref());
+        notes.flat_map(|note| note.admits())
     }
 
     /// Tells whether an invite may still admit: it counts, nobody took it back, and nobody has left
@@ -633,18 +602,46 @@ impl Group {
                 .get(event)
                 .is_some_and(|stored| counted.has(&stored.signed))
         };
-        let mut taken_back = self
-            .revoked
-            .iter()
-            .filter(|(_, revoked)| *revoked == invite);
-        let path = self.path();
-        let after = path.iter().skip_while(|epoch| **epoch != known.epoch);
-        let mut classes =
-            after.filter_map(|id| Some((id, self.epochs.get(id)?.meta.note.as_ref()?.class)));
-        path.contains(&known.epoch)
-            && counts(&known.event)
-            && !taken_back.any(|(event, _)| counts(event))
-            && !classes.any(|(id, class)| *id != known.epoch && class == Class::Remove)
+        let mut revoked = self.revoked.iter();
+        if revoked.any(|(event, revoked)| revoked == invite && counts(event)) {
+            return false;
+        }
+        let mut announced = known.announced.iter();
+        announced.any(|(event, epoch)| {
+            // Of a branch that lost, what counts is what happened since it forked.
+            let Some(since) = self.tree.fork_of(epoch) else {
+                return false;
+            };
+            let after = self.tree.path().skip_while(|epoch| epoch.id != since);
+            let mut after = after.skip(1);
+            counts(event) && !after.any(|epoch| epoch.class() == Class::Remove)
+        })
+    }
+
+    /// Tells whether this member can know whether an invite is open: not if it was announced only
+    /// before they came back with fresh keys.
+    fn can_judge(&self, known: &KnownInvite) -> bool {
+        let mut announced = known.announced.values();
+        announced.any(|epoch| self.tree.fork_of(epoch).is_some())
+    }
+
+    /// Tells open invites again, for stewards who came in after they were made.
+    pub(super) fn announce_invites(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
+        let now = context.now;
+        let open = self.invites.iter();
+        let open = open.filter(|(id, known)| known.expires > now && self.is_open(id, known));
+        let open: Vec<Body> = open
+            .map(|(_, known)| Body::Invite {
+                seed: known.keys.seed().clone(),
+                expires: known.expires,
+                uses: known.uses,
+            })
+            .take(MAX_ANNOUNCED)
+            .collect();
+        for body in open {
+            self.say(body, context)?;
+        }
+        Ok(())
     }
 
     /// Notes an invite or its revocation, if a steward of its epoch announced it.
@@ -656,7 +653,7 @@ impl Group {
         body: &Body,
     ) {
         let steward = self
-            .epochs
+            .tree
             .get(epoch)
             .is_some_and(|node| node.meta.policy.rank(author).is_some());
         if !steward {
@@ -669,14 +666,16 @@ impl Group {
                 uses,
             } => {
                 let keys = InviteKeys::new(seed);
-                let known = KnownInvite {
+                let id = keys.id();
+                let known = self.invites.entry(id).or_insert_with(|| KnownInvite {
                     keys,
                     expires: *expires,
                     uses: *uses,
-                    event: *event,
-                    epoch: *epoch,
-                };
-                self.invites.insert(known.keys.id(), known);
+                    announced: BTreeMap::new(),
+                });
+                known.expires = known.expires.min(*expires);
+                known.uses = known.uses.min(*uses);
+                known.announced.insert(*event, *epoch);
             }
             Body::InviteRevoked { invite } => {
                 self.revoked.insert(*event, *invite);

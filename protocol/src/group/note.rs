@@ -3,14 +3,15 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    id::{EpochId, EventId, InviteId, JoinId, MemberId},
+    id::{EpochId, EventId, IntentId, InviteId, JoinId, MemberId},
     time::Time,
 };
 
 /// The content of an envelope on a group's topic.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Payload {
-    /// An event, encrypted in the named epoch.
+    /// An event, encrypted in the named epoch; without plaintext an acknowledgement, which says
+    /// nothing but where its sender stands.
     #[serde(rename = "message")]
     Message {
         epoch: EpochId,
@@ -24,6 +25,13 @@ pub(crate) enum Payload {
         #[serde(with = "serde_bytes")]
         mls: Vec<u8>,
     },
+    /// A member comes back with fresh keys, by an external commit on the named epoch.
+    #[serde(rename = "rejoin")]
+    Rejoin {
+        parent: EpochId,
+        #[serde(with = "serde_bytes")]
+        mls: Vec<u8>,
+    },
 }
 
 impl Payload {
@@ -31,7 +39,14 @@ impl Payload {
     pub(crate) fn needs(&self) -> EpochId {
         match self {
             Self::Message { epoch, .. } => *epoch,
-            Self::Commit { parent, .. } => *parent,
+            Self::Commit { parent, .. } | Self::Rejoin { parent, .. } => *parent,
+        }
+    }
+
+    /// The `MLSMessage` in it.
+    pub(crate) fn mls(&self) -> &[u8] {
+        match self {
+            Self::Message { mls, .. } | Self::Commit { mls, .. } | Self::Rejoin { mls, .. } => mls,
         }
     }
 }
@@ -54,12 +69,61 @@ pub(crate) struct CommitNote {
     pub order: u64,
     /// The time on the committer's clock.
     pub at: Time,
-    /// The requests that the commit admits, with the invites that they used.
-    pub admits: Vec<Admitted>,
-    /// Why somebody is removed; they and everybody else can read it.
-    pub reason: Option<String>,
-    /// For each removed member, the last event of theirs that still counts.
-    pub cuts: Vec<Cut>,
+    /// The wishes that the commit fulfils: exactly what it changes.
+    pub intents: Vec<Intent>,
+}
+
+/// One wish to change the group.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Intent {
+    /// Its name, whichever commit fulfils it.
+    pub id: IntentId,
+    /// What is wished for.
+    pub what: What,
+}
+
+/// What can be wished for.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum What {
+    /// A newcomer comes in.
+    Admit { invite: InviteId, join: JoinId },
+    /// A member goes out; of what they said, `last` and what it follows counts.
+    Remove {
+        member: MemberId,
+        reason: Option<String>,
+        last: Option<EventId>,
+    },
+    /// A member becomes a steward, of the lowest rank.
+    Promote { member: MemberId },
+    /// A steward becomes an ordinary member.
+    Demote { member: MemberId },
+}
+
+impl CommitNote {
+    /// The requests that the commit admits.
+    pub(crate) fn admits(&self) -> impl Iterator<Item = (InviteId, JoinId)> {
+        self.intents.iter().filter_map(|intent| match intent.what {
+            What::Admit { invite, join } => Some((invite, join)),
+            _ => None,
+        })
+    }
+
+    /// Who goes out, with the last of their events that counts.
+    pub(crate) fn cuts(&self) -> impl Iterator<Item = (MemberId, Option<EventId>)> {
+        self.intents.iter().filter_map(|intent| match intent.what {
+            What::Remove { member, last, .. } => Some((member, last)),
+            _ => None,
+        })
+    }
+
+    /// Why this member goes out.
+    pub(crate) fn reason(&self, of: &MemberId) -> Option<&String> {
+        self.intents.iter().find_map(|intent| match &intent.what {
+            What::Remove { member, reason, .. } if member == of => reason.as_ref(),
+            _ => None,
+        })
+    }
 }
 
 impl std::fmt::Debug for CommitNote {
@@ -72,19 +136,21 @@ impl std::fmt::Debug for CommitNote {
     }
 }
 
-/// One request that was admitted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Admitted {
-    pub invite: InviteId,
-    pub join: JoinId,
+impl std::fmt::Debug for Intent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Intent({:?}, {:?})", self.id, self.what)
+    }
 }
 
-/// Where a removed member's messages end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Cut {
-    pub member: MemberId,
-    /// It and what its author said before it count; none if nothing does.
-    pub last: Option<EventId>,
+impl std::fmt::Debug for What {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Admit { .. } => "Admit",
+            Self::Remove { .. } => "Remove(redacted)",
+            Self::Promote { .. } => "Promote",
+            Self::Demote { .. } => "Demote",
+        })
+    }
 }
 
 /// What a commit does, in the order in which concurrent commits win.
@@ -93,6 +159,10 @@ pub(crate) struct Cut {
 pub enum Class {
     /// Somebody is removed.
     Remove,
-    /// Somebody is added, or the policy changes.
+    /// Somebody is added, or the stewards change.
     Change,
+    /// A member changes their own keys, and nothing else.
+    Update,
+    /// A member comes back with fresh keys.
+    Rejoin,
 }

@@ -6,7 +6,10 @@ use openmls::prelude::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{CIPHERSUITE, GroupError};
+use super::{
+    CIPHERSUITE, GroupError,
+    note::{CommitNote, What},
+};
 use crate::{
     codec,
     event::{MAX_ADDRESS_LEN, MAX_ADDRESSES},
@@ -79,6 +82,29 @@ impl GroupPolicy {
         } else {
             Err(GroupError::Policy)
         }
+    }
+
+    /// The policy after a commit: those who go out are stewards no longer, and stewards are made
+    /// and unmade in the order of the note.
+    pub(crate) fn changed_by(&self, note: &CommitNote) -> Result<Self, GroupError> {
+        let mut policy = self.clone();
+        for intent in &note.intents {
+            match &intent.what {
+                What::Admit { .. } => {}
+                What::Remove { member, .. } => policy.stewards.retain(|id| id != member),
+                What::Promote { member } if policy.rank(member).is_none() => {
+                    policy.stewards.push(*member);
+                }
+                What::Demote { member } if policy.rank(member).is_some() => {
+                    policy.stewards.retain(|id| id != member);
+                }
+                What::Promote { .. } | What::Demote { .. } => return Err(GroupError::Note),
+            }
+        }
+        if !(1..=MAX_STEWARDS).contains(&policy.stewards.len()) {
+            return Err(GroupError::Policy);
+        }
+        Ok(policy)
     }
 
     /// The rank of a steward: 0 acts first. `None` for everybody else.

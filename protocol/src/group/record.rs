@@ -7,7 +7,12 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{
-    Context, Epoch, EpochStorage, Group, GroupError, Status, epoch::EpochMeta, membership::Request,
+    Context, Epoch, EpochStorage, Group, GroupError, Status,
+    epoch::EpochMeta,
+    intent::Wish,
+    membership::Request,
+    rejoin::Recovery,
+    tree::{Root, Tree, Vote},
 };
 use crate::{
     codec,
@@ -28,15 +33,18 @@ pub(crate) struct GroupRecord {
     pub salt: PseudonymSalt,
     pub status: Status,
     pub seq: u64,
-    pub root: EpochId,
+    pub roots: Vec<Root>,
+    pub wishes: Vec<Wish>,
+    pub recovery: Recovery,
 }
 
 /// An event as it is kept.
 #[derive(Debug)]
 pub(crate) struct StoredEvent {
     pub signed: SignedEvent,
-    /// The envelope that carried it, for its author the last one.
-    pub envelope: EnvelopeId,
+    /// The envelope that carried it, for its author the last one; none while it waits to be
+    /// encrypted.
+    pub envelope: Option<EnvelopeId>,
     pub received: Time,
     /// The epoch of that envelope.
     pub sent_in: EpochId,
@@ -69,6 +77,7 @@ pub(crate) struct Waiting {
 struct EpochRecord {
     group: GroupId,
     meta: EpochMeta,
+    read_only: bool,
     #[serde(with = "serde_bytes")]
     base: Vec<u8>,
 }
@@ -78,7 +87,7 @@ struct EventRecord {
     author: MemberId,
     epoch: EpochId,
     seq: u64,
-    envelope: EnvelopeId,
+    envelope: Option<EnvelopeId>,
     received: Time,
     sent_in: EpochId,
     confirmed: Option<Time>,
@@ -92,12 +101,6 @@ struct RequestRecord {
     received: Time,
     #[serde(with = "serde_bytes")]
     key_package: Vec<u8>,
-}
-
-impl GroupRecord {
-    pub(crate) fn encode(&self) -> Result<Zeroizing<Vec<u8>>, GroupError> {
-        encode(self)
-    }
 }
 
 impl JoinRecord {
@@ -138,6 +141,7 @@ impl Epoch {
             encode(&EpochRecord {
                 group: *group,
                 meta: self.meta.clone(),
+                read_only: self.read_only,
                 base,
             })?,
             ratchet,
@@ -150,14 +154,12 @@ impl Group {
     pub(crate) fn restore(id: GroupId, record: &[u8], seed: &RootSeed) -> Result<Self, GroupError> {
         let record: GroupRecord = decode(record)?;
         let key = seed.pseudonym(&record.salt);
-        Ok(Self::empty(
-            id,
-            record.salt,
-            key,
-            record.status,
-            record.seq,
-            record.root,
-        ))
+        let mut group = Self::empty(id, record.salt, key, Tree::new(record.roots));
+        group.status = record.status;
+        group.seq = record.seq;
+        group.wishes = record.wishes;
+        group.recovery = record.recovery;
+        Ok(group)
     }
 
     /// The group that an epoch's record belongs to.
@@ -181,6 +183,7 @@ impl Group {
             id,
             meta: record.meta,
             storage,
+            read_only: record.read_only,
         });
         Ok(())
     }
@@ -228,13 +231,24 @@ impl Group {
         Ok(())
     }
 
+    /// Adds a kept vote.
+    pub(crate) fn restore_vote(
+        &mut self,
+        member: MemberId,
+        record: &[u8],
+    ) -> Result<(), GroupError> {
+        let vote: Vote = decode(record)?;
+        self.tree.restore_vote(member, vote);
+        Ok(())
+    }
+
     /// Adds an envelope that waits. Gives `false` when what it waited for is here.
     pub(crate) fn restore_waiting(
         &mut self,
         envelope: EnvelopeId,
         Waiting { epoch, since, .. }: Waiting,
     ) -> bool {
-        if self.epochs.contains_key(&epoch) {
+        if self.tree.contains(&epoch) {
             return false;
         }
         let waiting = self.waiting.entry(epoch).or_default();
@@ -245,18 +259,59 @@ impl Group {
     }
 
     /// Finishes a restoration.
-    pub(crate) fn restored(&mut self) -> Result<(), GroupError> {
-        self.choose_tip();
+    pub(crate) fn restored(&mut self, now: Time) -> Result<(), GroupError> {
+        self.set_clock_back(now);
+        self.find_losses();
+        self.tree.choose();
+        if self.tip_epoch()?.storage.is_none() && self.removal().is_none() {
+            self.recovery.lose_trust();
+        }
+        let tip = self.tip()?;
+        let left = self.tree.epochs().map(|epoch| epoch.id);
+        self.left = left.filter(|id| *id != tip).collect();
+        self.tip_since = now;
+        self.note_missed(now);
         self.tip_epoch().map(|_| ())
+    }
+
+    /// Looks for epochs whose records the disk has lost: whoever goes on without them goes alone.
+    fn find_losses(&mut self) {
+        let orphan = |epoch: &&Epoch| {
+            let parent = epoch.meta.parent;
+            parent.is_some_and(|parent| !self.tree.contains(&parent))
+        };
+        let orphans: Vec<EpochId> = self
+            .tree
+            .epochs()
+            .filter(orphan)
+            .map(|epoch| epoch.id)
+            .collect();
+        let said = self.events.values();
+        let mut said = said.filter(|stored| stored.envelope.is_some());
+        let unknown = said.any(|stored| !self.tree.contains(&stored.sent_in));
+        let stood = self
+            .tree
+            .votes()
+            .any(|vote| !self.tree.contains(&vote.epoch));
+        let lost = !orphans.is_empty() || unknown || stood;
+        for orphan in orphans {
+            self.tree.add_root(orphan);
+        }
+        if lost {
+            self.recovery.lose_trust();
+        }
     }
 
     /// The keys of every record that the group keeps, to delete them.
     pub(crate) fn forget(&self, context: &mut Context<'_>) {
         let id = self.id.as_bytes().as_slice();
         context.persist(Kind::Group, id, None);
-        for epoch in self.epochs.keys() {
-            context.persist(Kind::Epoch, epoch.as_bytes(), None);
-            context.persist(Kind::Ratchet, epoch.as_bytes(), None);
+        for epoch in self.tree.epochs() {
+            context.persist(Kind::Epoch, epoch.id.as_bytes(), None);
+            context.persist(Kind::Ratchet, epoch.id.as_bytes(), None);
+        }
+        for member in self.tree.voters() {
+            context.persist(Kind::Vote, &[id, member.as_bytes()].concat(), None);
         }
         for event in self.events.keys() {
             context.persist(Kind::Event, &[id, event.as_bytes()].concat(), None);
@@ -269,13 +324,39 @@ impl Group {
         }
     }
 
+    pub(super) fn persist_record(&self, context: &mut Context<'_>) -> Result<(), GroupError> {
+        let record = GroupRecord {
+            salt: self.salt,
+            status: self.status.clone(),
+            seq: self.seq,
+            roots: self.tree.roots().to_vec(),
+            wishes: self.wishes.clone(),
+            recovery: self.recovery.clone(),
+        };
+        context.persist(Kind::Group, self.id.as_bytes(), Some(encode(&record)?));
+        Ok(())
+    }
+
+    /// Keeps where a member stands, where no event's or commit's record says so.
+    pub(super) fn persist_vote(
+        &self,
+        member: &MemberId,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        if let Some(vote) = self.tree.vote(member) {
+            let key = [self.id.as_bytes().as_slice(), member.as_bytes()].concat();
+            context.persist(Kind::Vote, &key, Some(encode(vote)?));
+        }
+        Ok(())
+    }
+
+    /// Keeps a request to join as it is now, or deletes it.
     pub(super) fn persist_request(
         &self,
         join: &JoinId,
-        request: Option<&Request>,
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
-        let record = request.map(|request| {
+        let record = self.requests.get(join).map(|request| {
             encode(&RequestRecord {
                 invite: request.invite,
                 received: request.received,

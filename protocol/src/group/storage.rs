@@ -87,6 +87,18 @@ impl EpochStorage {
             .map_err(|_| StorageError::Encode)
     }
 
+    /// Drops what only commits need: the private keys of this member's leaf and its path.
+    pub(crate) fn drop_private_keys(&self) {
+        self.values.borrow_mut().retain(|key, value| {
+            let label = key.first().copied();
+            let private = matches!(label, Some(ENCRYPTION_KEY | EPOCH_KEYS));
+            if private {
+                value.zeroize();
+            }
+            !private
+        });
+    }
+
     fn write(
         &self,
         label: u8,

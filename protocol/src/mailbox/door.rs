@@ -161,6 +161,8 @@ pub enum Output {
         link: LinkId,
         /// Which topic.
         topic: TopicId,
+        /// What the server's clock shows.
+        server_now: Time,
     },
     /// Something was not taken.
     Refused {

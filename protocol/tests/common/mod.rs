@@ -202,6 +202,7 @@ impl Person {
         self.watched.clear();
         self.timer = None;
         self.carry_out(outputs, now);
+        self.sync(now);
     }
 
     pub fn disk_len(&self) -> usize {
@@ -211,6 +212,7 @@ impl Person {
     fn carry_out(&mut self, outputs: Vec<Output>, now: Time) -> Option<Result<Outcome, Error>> {
         let mut done = None;
         let mut reopen = Vec::new();
+        let mut synced = false;
         for output in outputs {
             match output {
                 Output::Persist {
@@ -237,6 +239,7 @@ impl Person {
                         .map(|watched| watched.routing.key().topic())
                         .collect();
                 }
+                Output::Reconnect => synced = true,
                 Output::Reopen(id) => reopen.extend(self.envelopes.get(&id).cloned()),
                 Output::Timer(at) => self.timer = Some(at),
                 Output::Reach { .. } | Output::Notify(_) => {}
@@ -249,7 +252,21 @@ impl Person {
                 .handle(Input::Envelope(envelope), now, &mut OsRng);
             self.carry_out(outputs, now);
         }
+        if synced {
+            self.sync(now);
+        }
         done
+    }
+
+    fn sync(&mut self, now: Time) {
+        for topic in self.watched.clone() {
+            let input = Input::Synced {
+                topic,
+                server_now: now,
+            };
+            let outputs = self.profile.handle(input, now, &mut OsRng);
+            self.carry_out(outputs, now);
+        }
     }
 
     pub fn group(&self, id: &GroupId) -> &Group {

@@ -280,7 +280,13 @@ impl ClientLink {
                 track.phase = Phase::Settled;
                 track.runs = 0;
                 self.confirm_own(&topic, index, now, out);
-                out.push(Output::Synced { link, topic });
+                let first = self.challenge.as_ref();
+                let server_now = first.map_or(now, |first| first.server_time(now));
+                out.push(Output::Synced {
+                    link,
+                    topic,
+                    server_now,
+                });
             }
         }
     }

@@ -393,7 +393,7 @@ impl Net {
                 assert!(holder.is_none_or(held), "confirmed but not held");
                 self.nodes[node].told.stored.push((server, id, until));
             }
-            Output::Synced { link, topic } => at.told.synced.push((link, topic)),
+            Output::Synced { link, topic, .. } => at.told.synced.push((link, topic)),
             Output::Refused {
                 link,
                 topic,

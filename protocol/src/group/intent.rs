@@ -1,0 +1,364 @@
+//! What is wished for and not in effect: by this member, or by a commit on a branch that lost.
+//!
+//! A steward's command becomes a [`Wish`] and, as soon as the node is in touch with a mailbox, a
+//! commit. A commit that loses leaves its intents *missing*: they are made again once, by whose
+//! commit it was, or by the other stewards, each after its turn. The id of an intent stays the same,
+//! so a path that holds it has had its chance, whatever was decided later.
+
+use std::collections::BTreeSet;
+
+use openmls::prelude::KeyPackage;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Context, Group, GroupError, MAX_INTENTS, MAX_STEWARDS,
+    epoch::Made,
+    keys::EPOCH_KEPT,
+    membership::RANK_DELAY,
+    note::{Class, CommitNote, Intent, Payload, What},
+};
+use crate::{
+    envelope::Envelope,
+    id::{IntentId, MemberId},
+    profile::{Notice, Output},
+    time::Time,
+};
+
+/// A change that this member asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Wish {
+    pub intent: Intent,
+}
+
+/// A change that a branch which lost had, and the winning one lacks.
+pub(super) struct Missing<'a> {
+    pub id: IntentId,
+    pub what: &'a What,
+    /// Who committed it.
+    pub by: MemberId,
+}
+
+impl Group {
+    /// Asks for a change: it is committed now, or as soon as the node is in touch.
+    pub(super) fn wish(&mut self, what: What, context: &mut Context<'_>) -> Result<(), GroupError> {
+        let intent = self.new_intent(what, context);
+        self.wishes.push(Wish { intent });
+        self.persist_record(context)?;
+        context.notify(Notice::Group { group: self.id });
+        self.catch_up(context)
+    }
+
+    /// Makes a member a steward, of the lowest rank.
+    pub(crate) fn promote(
+        &mut self,
+        member: MemberId,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        self.check_in()?;
+        self.check_steward()?;
+        let policy = &self.tip_epoch()?.meta.policy;
+        if !self.is_member(&member) {
+            return Err(GroupError::NoSuchMember);
+        }
+        if policy.rank(&member).is_some() {
+            return Err(GroupError::AlreadySteward);
+        }
+        if policy.stewards.len() >= MAX_STEWARDS {
+            return Err(GroupError::TooManyStewards);
+        }
+        self.wish(What::Promote { member }, context)
+    }
+
+    /// Makes a steward an ordinary member.
+    pub(crate) fn demote(
+        &mut self,
+        member: MemberId,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        self.check_in()?;
+        self.check_steward()?;
+        let policy = &self.tip_epoch()?.meta.policy;
+        if policy.rank(&member).is_none() {
+            return Err(GroupError::NoSuchSteward);
+        }
+        if policy.stewards.len() < 2 {
+            return Err(GroupError::LastSteward);
+        }
+        self.wish(What::Demote { member }, context)
+    }
+
+    /// The changes that branches which lost had, and that are still to be made again. Those of a
+    /// committer who is a steward no longer are void: who is expelled or demoted does not go on
+    /// deciding from another branch.
+    pub(super) fn missing_intents(&self) -> Vec<Missing<'_>> {
+        let mut missing: Vec<Missing<'_>> = Vec::new();
+        let mut done: Option<BTreeSet<IntentId>> = None;
+        for epoch in self.tree.off_path() {
+            let Some(note) = &epoch.meta.note else {
+                continue;
+            };
+            if !self.is_steward(&epoch.meta.committer) {
+                continue;
+            }
+            let history = self.tree.is_history(&epoch.id);
+            for intent in &note.intents {
+                // Of what was before this member came back with fresh keys, only removals count:
+                // who is out once never comes back under the same name.
+                if history && !matches!(intent.what, What::Remove { .. }) {
+                    continue;
+                }
+                let done = done.get_or_insert_with(|| self.done_intents());
+                let known = missing.iter().any(|missing| missing.id == intent.id);
+                if !known && self.is_missing(intent, done) {
+                    missing.push(Missing {
+                        id: intent.id,
+                        what: &intent.what,
+                        by: epoch.meta.committer,
+                    });
+                }
+            }
+        }
+        missing
+    }
+
+    fn is_missing(&self, intent: &Intent, done: &BTreeSet<IntentId>) -> bool {
+        let Some(policy) = self.policy() else {
+            return false;
+        };
+        match &intent.what {
+            What::Admit { .. } => false, // The request itself is still there.
+            What::Remove { member, .. } => self.is_member(member),
+            What::Promote { member } => {
+                !done.contains(&intent.id)
+                    && self.is_member(member)
+                    && policy.rank(member).is_none()
+                    && policy.stewards.len() < MAX_STEWARDS
+            }
+            What::Demote { member } => {
+                !done.contains(&intent.id)
+                    && policy.rank(member).is_some()
+                    && policy.stewards.len() > 1
+            }
+        }
+    }
+
+    fn done_intents(&self) -> BTreeSet<IntentId> {
+        let notes = self
+            .tree
+            .path()
+            .filter_map(|epoch| epoch.meta.note.as_ref());
+        notes
+            .flat_map(|note| note.intents.iter().map(|intent| intent.id))
+            .collect()
+    }
+
+    /// Members who are in the tip's epoch although a commit on another branch takes them out.
+    pub(super) fn missing_removals(&self) -> Vec<MemberId> {
+        let missing = self.missing_intents();
+        let members = missing.iter().filter_map(|missing| match missing.what {
+            What::Remove { member, .. } => Some(*member),
+            _ => None,
+        });
+        members.collect()
+    }
+
+    /// Notes since when each change has been missing.
+    pub(super) fn note_missed(&mut self, now: Time) {
+        let missing: BTreeSet<IntentId> = self
+            .missing_intents()
+            .iter()
+            .map(|missing| missing.id)
+            .collect();
+        self.missed.retain(|id, _| missing.contains(id));
+        for id in missing {
+            self.missed.entry(id).or_insert(now);
+        }
+    }
+
+    /// Commits what this member asked for, what branches that lost had and whose turn it is to
+    /// make again, and takes out who asked to leave. Gives when the next of these is due.
+    pub(super) fn fulfil_intents(
+        &mut self,
+        rank: usize,
+        context: &mut Context<'_>,
+    ) -> Result<Option<Time>, GroupError> {
+        let now = context.now;
+        self.note_missed(now);
+        let me = self.me();
+        let delay = RANK_DELAY.times(rank as u64 + 1);
+        let mut later: Vec<Time> = Vec::new();
+        let mut due: Vec<Intent> = Vec::new();
+        for Missing { id, what, by } in self.missing_intents() {
+            let since = self.missed.get(&id).copied().unwrap_or(now);
+            let at = if by == me { since } else { since.after(delay) };
+            let old = !matches!(what, What::Remove { .. }) && since.after(EPOCH_KEPT) < now;
+            if at > now {
+                later.push(at);
+            } else if !old {
+                due.push(Intent {
+                    id,
+                    what: what.clone(),
+                });
+            }
+        }
+        for (member, since, event) in self.waiting_to_leave() {
+            let at = since.after(RANK_DELAY.times(rank as u64));
+            if at > now {
+                later.push(at);
+            } else {
+                due.push(Intent {
+                    id: IntentId::of_event(&event),
+                    what: self.removal_of(member, None),
+                });
+            }
+        }
+        due.extend(self.wishes.iter().map(|wish| wish.intent.clone()));
+        if !due.is_empty() {
+            // No commit reaches somebody whose removal is known.
+            let removals = self.missing_intents().into_iter();
+            let removals = removals.filter(|missing| matches!(missing.what, What::Remove { .. }));
+            due.extend(removals.map(|Missing { id, what, .. }| Intent {
+                id,
+                what: what.clone(),
+            }));
+        }
+        let due = self.consistent(due);
+        let wished = !self.wishes.is_empty();
+        if !due.is_empty() {
+            let class = if due
+                .iter()
+                .any(|intent| matches!(intent.what, What::Remove { .. }))
+            {
+                Class::Remove
+            } else {
+                Class::Change
+            };
+            let promotes = |intent: &Intent| matches!(intent.what, What::Promote { .. });
+            let promotes = due.iter().any(promotes);
+            let note = self.note(class, due, context)?;
+            self.wishes.clear();
+            self.commit(note, context)?;
+            if promotes {
+                self.announce_invites(context)?;
+            }
+        } else if wished {
+            self.wishes.clear(); // Somebody else did it, or it makes no sense any more.
+            self.persist_record(context)?;
+        }
+        Ok(later.into_iter().min())
+    }
+
+    /// Leaves out what is done already or cannot be done together.
+    fn consistent(&self, intents: Vec<Intent>) -> Vec<Intent> {
+        let mut kept: Vec<Intent> = Vec::new();
+        let Some(mut policy) = self.policy().cloned() else {
+            return kept;
+        };
+        let mut out: BTreeSet<MemberId> = BTreeSet::new();
+        let me = self.me();
+        for intent in intents {
+            if kept.len() >= MAX_INTENTS {
+                break;
+            }
+            let fits = match &intent.what {
+                What::Admit { .. } => false,
+                What::Remove { member, .. } => {
+                    *member != me && self.is_member(member) && out.insert(*member)
+                }
+                What::Promote { member } => {
+                    self.is_member(member) && !out.contains(member) && policy.rank(member).is_none()
+                }
+                What::Demote { member } => policy.rank(member).is_some() && !out.contains(member),
+            };
+            if !fits {
+                continue;
+            }
+            let note = CommitNote {
+                seq: 0,
+                class: Class::Change,
+                order: 0,
+                at: Time::from_ms(0),
+                intents: vec![intent.clone()],
+            };
+            let Ok(changed) = policy.changed_by(&note) else {
+                continue;
+            };
+            policy = changed;
+            kept.push(intent);
+        }
+        kept
+    }
+
+    /// The wish to take somebody out, with what counts of what they said.
+    pub(super) fn removal_of(&self, member: MemberId, reason: Option<String>) -> What {
+        What::Remove {
+            member,
+            reason,
+            last: self.last_said.get(&member).map(|(_, id)| *id),
+        }
+    }
+
+    /// Numbers a commit that fulfils these wishes.
+    pub(super) fn note(
+        &mut self,
+        class: Class,
+        intents: Vec<Intent>,
+        context: &mut Context<'_>,
+    ) -> Result<CommitNote, GroupError> {
+        let seq = self.next_seq(context)?;
+        Ok(CommitNote {
+            seq,
+            class,
+            order: self.next_order(),
+            at: context.now,
+            intents,
+        })
+    }
+
+    /// Commits a change on the tip, and sends it to those who are in the tip's epoch.
+    pub(super) fn commit(
+        &mut self,
+        note: CommitNote,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        let (made, commit) = self.make_commit(Vec::new(), note, context)?;
+        self.add_epoch(made.child, context)?;
+        self.persist_record(context)?;
+        context.out.push(Output::Keep(commit));
+        Ok(())
+    }
+
+    /// Makes a commit on the tip and the envelope that carries it, without effect as yet.
+    pub(super) fn make_commit(
+        &self,
+        packages: Vec<KeyPackage>,
+        note: CommitNote,
+        context: &mut Context<'_>,
+    ) -> Result<(Made, Envelope), GroupError> {
+        let tip = self.tip_epoch()?;
+        let mut made = tip.commit(&self.id, &self.key, packages, note, context.now)?;
+        let mls = std::mem::take(&mut made.commit);
+        let envelope = self.seal(
+            &tip.meta.routing,
+            &Payload::Commit {
+                parent: tip.id,
+                mls,
+            },
+            context,
+        )?;
+        Ok((made, envelope))
+    }
+
+    pub(super) fn is_steward(&self, member: &MemberId) -> bool {
+        self.policy()
+            .is_some_and(|policy| policy.rank(member).is_some())
+    }
+
+    pub(super) fn check_steward(&self) -> Result<(), GroupError> {
+        self.rank().map(|_| ()).ok_or(GroupError::NotSteward)
+    }
+
+    pub(super) fn rank(&self) -> Option<usize> {
+        self.policy()?.rank(&self.me())
+    }
+}

@@ -1,0 +1,781 @@
+//! The way back for a member who cannot follow the group any more.
+//!
+//! A device that was away for too long lacks commits that no mailbox has any more; one that was set
+//! back to an old copy of itself must not use keys that it has used already. Either asks, on the
+//! group's *help* topics, and a steward's node answers with a GroupInfo that only the asker can
+//! open. The asker's external commit takes out their old leaf and brings a fresh one. Everybody is
+//! told: rejoining rests on the signature key alone.
+
+use std::{cmp::Ordering, collections::BTreeMap};
+
+use openmls::prelude::{OpenMlsCrypto as _, OpenMlsProvider as _};
+use openmls_traits::types::HpkeCiphertext;
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use super::{
+    CIPHERSUITE, Context, EpochStorage, Group, GroupError,
+    epoch::{Epoch, WayBack},
+    membership::RANK_DELAY,
+    note::{Class, CommitNote, Payload},
+};
+use crate::{
+    codec,
+    envelope::Envelope,
+    id::{AskId, EpochId, GroupId, MemberId},
+    profile::{Notice, Output},
+    time::{Span, Time},
+    topic::{self, RoutingSecret, derive},
+};
+
+/// How long envelopes wait for a commit before this member asks whether something is missing.
+pub const REPAIR_AFTER: Span = Span::SECOND.times(600);
+/// The same, for who came back less than [`ASK_AGAIN`] ago: their commit may have lost.
+pub const REPAIR_AGAIN_AFTER: Span = Span::SECOND.times(60);
+/// How long at least a member waits before going the way back: what is missing may still come.
+pub const WAY_BACK_WAITS: Span = Span::SECOND.times(30);
+/// By how much more members wait, so that they do not all come back at once.
+const WAY_BACK_SPREAD: Span = Span::SECOND.times(60);
+/// Who had no mailbox in reach for so long may lack commits: mailboxes keep them for 30 days.
+pub const LONG_AWAY: Span = Span::DAY.times(20);
+/// How often a device notes that it has a mailbox in reach.
+const TOUCH_NOTED: Span = Span::HOUR;
+/// How long a newcomer who was told that all is well does not doubt it again.
+pub const DOUBT_AGAIN: Span = Span::DAY;
+/// How long an asker waits before asking again by itself.
+pub const ASK_AGAIN: Span = Span::HOUR;
+/// How long an asker waits at least when the person asks for it.
+pub const ASK_AGAIN_BY_HAND: Span = Span::SECOND.times(60);
+/// How long a device that came back does not take itself for an old copy again.
+pub const REJOIN_PAUSE: Span = Span::DAY;
+/// How many questions of one group wait at a time.
+pub const MAX_ASKS: usize = 64;
+/// How long a group's former topics' help topics are listened to.
+pub const HELP_KEPT: Span = Span::DAY.times(90);
+/// To how many former topics a question is sent, and how many are listened to.
+pub const MAX_HELP_TOPICS: usize = 4;
+/// By how much the message numbers of a member who comes back jump: what the lost copy used
+/// beyond what anybody knows of is never used again.
+pub const NUMBER_JUMP: u64 = 1_000_000;
+
+const ASK_LABEL: &[u8] = b"kith ask v1";
+const ANSWER_LABEL: &[u8] = b"kith answer v1";
+const HPKE_INFO: &[u8] = b"kith help v1";
+
+/// What travels on a help topic.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Help {
+    /// Somebody asks; the signature is by their pseudonym.
+    Ask {
+        #[serde(with = "serde_bytes")]
+        ask: Vec<u8>,
+        #[serde(with = "serde_bytes")]
+        signature: Vec<u8>,
+    },
+    /// A steward answers the question of this hash, sealed to its asker.
+    Answer {
+        to: AskId,
+        #[serde(with = "serde_bytes")]
+        encapsulated: Vec<u8>,
+        #[serde(with = "serde_bytes")]
+        sealed: Vec<u8>,
+    },
+}
+
+/// A question: can I still follow?
+#[derive(Clone, Serialize, Deserialize)]
+struct Ask {
+    group: GroupId,
+    member: MemberId,
+    /// The X25519 key that the answer is sealed to.
+    #[serde(with = "serde_bytes")]
+    key: [u8; 32],
+    at: Time,
+    /// Where the asker stands.
+    tip: EpochId,
+    /// Whether the asker's device was set back to an old copy.
+    old_copy: bool,
+    /// The latest message number that the asker knows of each steward.
+    seen: Vec<(MemberId, u64)>,
+}
+
+/// An answer with its steward's signature.
+#[derive(Serialize, Deserialize)]
+struct SignedAnswer {
+    steward: MemberId,
+    #[serde(with = "serde_bytes")]
+    answer: Vec<u8>,
+    #[serde(with = "serde_bytes")]
+    signature: Vec<u8>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Answer {
+    /// Nothing is missing that mailboxes do not have.
+    Current { to: AskId },
+    /// The asker is not in the group any more.
+    Out { to: AskId },
+    /// The way back.
+    Info {
+        to: AskId,
+        /// The epoch of the GroupInfo.
+        epoch: EpochId,
+        #[serde(with = "serde_bytes")]
+        info: Vec<u8>,
+        routing: RoutingSecret,
+        order: u64,
+        /// The latest message number of the asker that the steward knows.
+        seq: u64,
+        /// The latest message number that the steward knows of each steward.
+        seen: Vec<(MemberId, u64)>,
+    },
+}
+
+/// A question of this device that waits for an answer.
+#[derive(Clone, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+struct Asked {
+    #[zeroize(skip)]
+    to: AskId,
+    #[zeroize(skip)]
+    at: Time,
+    #[serde(with = "serde_bytes")]
+    secret: Vec<u8>,
+}
+
+/// The way back, as a steward told it.
+#[derive(Clone, Serialize, Deserialize)]
+struct Way {
+    steward: MemberId,
+    epoch: EpochId,
+    #[serde(with = "serde_bytes")]
+    info: Vec<u8>,
+    routing: RoutingSecret,
+    order: u64,
+    seq: u64,
+}
+
+/// How far a device has come on its way back; part of the group's record.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Recovery {
+    old_copy: bool,
+    asked: Option<Asked>,
+    /// The way back, and when it was learned.
+    way: Option<(Time, Way)>,
+    /// When the device came back last.
+    back: Option<Time>,
+    /// When a mailbox was in reach last, to the hour.
+    touched: Option<Time>,
+    /// Since when the device is back from a long absence and has not heard that all is well.
+    long_away: Option<Time>,
+    /// Since when the device knows of a commit that came too late to be followed.
+    stranger: Option<Time>,
+    /// A steward said that nothing is missing.
+    fine: Option<Time>,
+    /// A steward said that this member is out.
+    out: Option<(MemberId, Time)>,
+    /// Questions of others that wait for this steward's turn; not kept.
+    #[serde(skip)]
+    asks: BTreeMap<AskId, Waiting>,
+}
+
+#[derive(Clone)]
+struct Waiting {
+    ask: Ask,
+    received: Time,
+    /// Where the question was asked.
+    topics: Vec<RoutingSecret>,
+}
+
+impl Recovery {
+    /// Whether this device was set back to an old copy of itself, and has not come back yet.
+    pub(super) fn is_old_copy(&self) -> bool {
+        self.old_copy
+    }
+
+    /// This member is in after all.
+    pub(super) fn forget_out(&mut self) {
+        self.out = None;
+    }
+
+    /// This device's records are not what they were: it must come back with fresh keys.
+    pub(super) fn lose_trust(&mut self) {
+        self.old_copy = true;
+    }
+
+    pub(super) fn set_clock_back(&mut self, now: Time) {
+        let times = [
+            &mut self.back,
+            &mut self.touched,
+            &mut self.long_away,
+            &mut self.stranger,
+            &mut self.fine,
+        ];
+        for time in times.into_iter().flatten() {
+            *time = (*time).min(now);
+        }
+        if let Some(asked) = &mut self.asked {
+            asked.at = asked.at.min(now);
+        }
+        if let Some((learned, _)) = &mut self.way {
+            *learned = (*learned).min(now);
+        }
+        for waiting in self.asks.values_mut() {
+            waiting.received = waiting.received.min(now);
+        }
+    }
+
+    pub(super) fn asked_at(&self) -> Option<Time> {
+        self.asked.as_ref().map(|asked| asked.at)
+    }
+
+    /// Which steward said that this member is out, and when.
+    pub(super) fn out(&self) -> Option<(MemberId, Time)> {
+        self.out
+    }
+}
+
+impl std::fmt::Debug for Recovery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Recovery(old copy: {}, redacted)", self.old_copy)
+    }
+}
+
+impl Group {
+    /// A commit arrived that starts where none can start any more: others may go another way.
+    pub(super) fn meet_a_stranger(
+        &mut self,
+        parent: &EpochId,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        if self.recovery.stranger.is_none() && !self.tree.is_history(parent) {
+            self.recovery.stranger = Some(context.now);
+            self.persist_record(context)?;
+        }
+        Ok(())
+    }
+
+    /// Something arrived that claims to be this member's own. If its number was never used here,
+    /// this device is an old copy, or a second one: it must not go on with the keys that it has.
+    pub(super) fn meet_oneself(
+        &mut self,
+        epoch: &EpochId,
+        seq: u64,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        let recent = |back: Time| back.after(REJOIN_PAUSE) > context.now;
+        let history = self.tree.is_history(epoch);
+        if seq <= self.seq || history || self.recovery.back.is_some_and(recent) {
+            return Ok(());
+        }
+        if !self.recovery.old_copy {
+            self.recovery.old_copy = true;
+            self.persist_record(context)?;
+            context.notify(Notice::Group { group: self.id });
+        }
+        self.seek_help(context).map(|_| ())
+    }
+
+    /// Asks stewards for help if this member cannot follow. Gives when to look again.
+    pub(super) fn seek_help(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Result<Option<Time>, GroupError> {
+        let now = context.now;
+        if !self.in_touch || self.removal().is_some() || self.roster().len() < 2 {
+            return Ok(None);
+        }
+        let first = self.waiting.values().flat_map(BTreeMap::values).min();
+        let late = first.map(|since| since.after(self.patience(now)));
+        let late = late.into_iter().chain(self.doubts()).min();
+        let since = if self.recovery.old_copy {
+            Some(now)
+        } else {
+            late
+        };
+        let Some(since) = since else {
+            self.recovery.way = None; // What was missing has come.
+            return Ok(None);
+        };
+        if let Some((learned, _)) = &self.recovery.way {
+            let spread = u64::from(self.me().as_bytes()[1]) * WAY_BACK_SPREAD.as_ms() / 256;
+            let due = learned.after(WAY_BACK_WAITS).after(Span::from_ms(spread));
+            if due > now {
+                return Ok(Some(due));
+            }
+            if since <= now
+                && let Some((_, way)) = self.recovery.way.take()
+            {
+                self.come_back(way, context)?;
+                return Ok(None);
+            }
+        }
+        let again = self.recovery.asked_at().map(|at| at.after(ASK_AGAIN));
+        let due = again.map_or(since, |again| again.max(since));
+        if due > now {
+            return Ok(Some(due));
+        }
+        self.ask(context)?;
+        Ok(Some(now.after(ASK_AGAIN)))
+    }
+
+    /// From when on this member doubts that the group is where they are. Stewards say within
+    /// seconds where they stand, so a newcomer hears soon that the group follows the commit that
+    /// let them in, and a fork is soon decided. Whoever the other branch has taken out cannot hear
+    /// it. And who was away for long may lack what mailboxes have dropped.
+    fn doubts(&self) -> Option<Time> {
+        let root = self.tree.path().next()?;
+        let newcomer = root.meta.committer != self.me() || root.meta.note.is_some();
+        let unsettled = self.tree.open_forks().chain(newcomer.then_some(root));
+        let unsettled = unsettled.filter(|epoch| !self.tree.has_majority(epoch));
+        let unsettled = unsettled.map(|epoch| epoch.meta.made.after(REPAIR_AFTER));
+        let me = self.me();
+        let expelling = self.tree.losers().filter(|epoch| epoch.removes(&me));
+        let expelled = expelling.map(|epoch| epoch.meta.made.after(REPAIR_AGAIN_AFTER));
+        let heard = [self.recovery.long_away, self.recovery.stranger];
+        let heard = heard.into_iter().flatten();
+        let since = unsettled.chain(expelled).chain(heard).min()?;
+        let told = self.recovery.fine.map(|at| at.after(DOUBT_AGAIN));
+        Some(told.map_or(since, |told| told.max(since)))
+    }
+
+    /// Notes that a mailbox is in reach, and whether none was for so long that commits may be lost.
+    pub(super) fn note_touch(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
+        let now = context.now;
+        let recovery = &mut self.recovery;
+        let last = recovery.touched.replace(now);
+        let fresh = last.is_some_and(|last| last <= now && now < last.after(TOUCH_NOTED));
+        if fresh {
+            recovery.touched = last;
+            return Ok(());
+        }
+        if last.is_some_and(|last| last.after(LONG_AWAY) < now) {
+            recovery.long_away = Some(now);
+            recovery.fine = None;
+        }
+        self.persist_record(context)
+    }
+
+    /// How long envelopes wait before something is taken to be missing.
+    fn patience(&self, now: Time) -> Span {
+        let lately = |back: Time| back.after(ASK_AGAIN) > now;
+        if self.recovery.back.is_some_and(lately) {
+            REPAIR_AGAIN_AFTER
+        } else {
+            REPAIR_AFTER
+        }
+    }
+
+    /// Asks because the person wants it.
+    pub(crate) fn repair(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
+        let lately = |at: Time| at.after(ASK_AGAIN_BY_HAND) > context.now;
+        let others = self.roster().len() > 1 && self.removal().is_none();
+        if self.in_touch && others && !self.recovery.asked_at().is_some_and(lately) {
+            self.ask(context)?;
+        }
+        self.catch_up(context)
+    }
+
+    fn ask(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
+        let mut seed = zeroize::Zeroizing::new([0; 32]);
+        context.rng.fill_bytes(seed.as_mut());
+        let provider = EpochStorage::default();
+        let pair = provider
+            .crypto()
+            .derive_hpke_keypair(CIPHERSUITE.hpke_config(), seed.as_ref())
+            .map_err(|_| GroupError::Ours)?;
+        let tip = self.tip_epoch()?;
+        let ask = Ask {
+            group: self.id,
+            member: self.me(),
+            key: pair.public.try_into().map_err(|_| GroupError::Ours)?,
+            at: context.now,
+            tip: tip.id,
+            old_copy: self.recovery.old_copy,
+            seen: self.seen(),
+        };
+        let ask = codec::encode(&ask).map_err(|_| GroupError::Ours)?;
+        let signature = self.key.sign(&[ASK_LABEL, &ask].concat()).to_vec();
+        self.recovery.asked = Some(Asked {
+            to: AskId::of(&ask),
+            at: context.now,
+            secret: pair.private.to_vec(),
+        });
+        self.persist_record(context)?;
+        context.notify(Notice::Group { group: self.id });
+        let help = codec::encode(&Help::Ask { ask, signature }).map_err(|_| GroupError::Ours)?;
+        context.out.push(Output::Watching);
+        for topic in self.help_topics(context.now) {
+            let envelope = Envelope::seal(&topic.key(), context.hour, &help, &mut context.rng)?;
+            context.out.push(Output::Keep(envelope));
+        }
+        Ok(())
+    }
+
+    /// The topics on which this member asks or is asked: one beside each of the latest topics of
+    /// the group.
+    pub(crate) fn help_topics(&self, now: Time) -> Vec<RoutingSecret> {
+        let mut topics: Vec<RoutingSecret> = Vec::new();
+        let path: Vec<&Epoch> = self.tree.path().collect();
+        let mut end = None;
+        for epoch in path.iter().rev() {
+            let kept = end.is_none_or(|end: Time| end.after(HELP_KEPT) > now);
+            let help =
+                RoutingSecret::from_bytes(*derive(epoch.meta.routing.as_bytes(), b"kith help v1"));
+            if kept && !topics.contains(&help) && topics.len() < MAX_HELP_TOPICS {
+                topics.push(help);
+            }
+            end = Some(epoch.meta.made);
+        }
+        topics
+    }
+
+    /// The help topics that this member listens to: a steward always, others while they ask.
+    pub(crate) fn watched_help(&self, now: Time) -> Vec<RoutingSecret> {
+        let asks = self.recovery.asked.is_some() && self.removal().is_none();
+        if (self.rank().is_some() && self.check_in().is_ok()) || asks {
+            self.help_topics(now)
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Takes an envelope from a help topic.
+    pub(crate) fn receive_help(
+        &mut self,
+        topic: &RoutingSecret,
+        envelope: &Envelope,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        let content = envelope.open(&topic.key())?;
+        match codec::decode(&content).map_err(|_| GroupError::Malformed)? {
+            Help::Ask { ask, signature } => {
+                let to = AskId::of(&ask);
+                let signature = signature.try_into().map_err(|_| GroupError::Malformed)?;
+                let message = [ASK_LABEL, &ask].concat();
+                let ask: Ask = codec::decode(&ask).map_err(|_| GroupError::Malformed)?;
+                let genuine = topic::verify(ask.member.as_bytes(), &message, &signature);
+                let room = self.recovery.asks.len() < MAX_ASKS;
+                let foreign = ask.group != self.id || ask.member == self.me();
+                if genuine && room && !foreign {
+                    let waiting = Waiting {
+                        ask,
+                        received: context.now,
+                        topics: Vec::new(),
+                    };
+                    let waiting = self.recovery.asks.entry(to).or_insert(waiting);
+                    if !waiting.topics.contains(topic) && waiting.topics.len() < MAX_HELP_TOPICS {
+                        waiting.topics.push(topic.clone());
+                    }
+                }
+                self.fulfil_duties(context)
+            }
+            Help::Answer {
+                to,
+                encapsulated,
+                sealed,
+            } => {
+                self.recovery.asks.remove(&to);
+                self.receive_answer(to, encapsulated, sealed, context)
+            }
+        }
+    }
+
+    /// Answers those who asked, once it is this steward's turn. Gives when the next is due.
+    pub(super) fn answer_asks(
+        &mut self,
+        rank: usize,
+        context: &mut Context<'_>,
+    ) -> Result<Option<Time>, GroupError> {
+        let due = |waiting: &Waiting| waiting.received.after(RANK_DELAY.times(rank as u64));
+        let ready = self.recovery.asks.iter();
+        let ready = ready.filter(|(_, waiting)| due(waiting) <= context.now);
+        let ready: Vec<AskId> = ready.map(|(to, _)| *to).collect();
+        for to in ready {
+            let Some(waiting) = self.recovery.asks.remove(&to) else {
+                continue;
+            };
+            // What cannot be answered to one does not keep others from their answers.
+            let _ = self.answer_ask(to, &waiting, context);
+        }
+        Ok(self.recovery.asks.values().map(due).min())
+    }
+
+    fn answer_ask(
+        &mut self,
+        to: AskId,
+        Waiting { ask, topics, .. }: &Waiting,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        let ours = self.help_topics(context.now);
+        let Some(topic) = topics.iter().find(|topic| ours.contains(topic)) else {
+            return Ok(());
+        };
+        let Some(answer) = self.judge_ask(to, ask, context.now)? else {
+            return Ok(());
+        };
+        let answer = codec::encode(&answer).map_err(|_| GroupError::Ours)?;
+        let signature = self.key.sign(&[ANSWER_LABEL, &answer].concat()).to_vec();
+        let answer = SignedAnswer {
+            steward: self.me(),
+            answer,
+            signature,
+        };
+        let answer = codec::encode(&answer).map_err(|_| GroupError::Ours)?;
+        let sealed = EpochStorage::default()
+            .crypto()
+            .hpke_seal(
+                CIPHERSUITE.hpke_config(),
+                &ask.key,
+                HPKE_INFO,
+                to.as_bytes(),
+                &answer,
+            )
+            .map_err(|_| GroupError::Malformed)?;
+        let help = Help::Answer {
+            to,
+            encapsulated: sealed.kem_output.into(),
+            sealed: sealed.ciphertext.into(),
+        };
+        let help = codec::encode(&help).map_err(|_| GroupError::Ours)?;
+        let envelope = Envelope::seal(&topic.key(), context.hour, &help, &mut context.rng)?;
+        context.out.push(Output::Keep(envelope));
+        Ok(())
+    }
+
+    /// What a steward answers; nothing while it may be this steward who cannot follow.
+    fn judge_ask(&self, to: AskId, ask: &Ask, now: Time) -> Result<Option<Answer>, GroupError> {
+        let tip = self.tip_epoch()?;
+        if !ask.old_copy && self.weigh(&ask.seen) == Ordering::Less {
+            return Ok(None);
+        }
+        if !self.is_member(&ask.member) {
+            return Ok(Some(Answer::Out { to }));
+        }
+        if !self.may_send() {
+            return Ok(None);
+        }
+        if !ask.old_copy && self.is_followable(&ask.tip, now) {
+            return Ok(Some(Answer::Current { to }));
+        }
+        Ok(Some(Answer::Info {
+            to,
+            epoch: tip.id,
+            info: tip.group_info(&self.id, &self.key)?,
+            routing: tip.meta.routing.clone(),
+            order: self.order,
+            seq: self.tree.vote(&ask.member).map_or(0, |vote| vote.seq),
+            seen: self.seen(),
+        }))
+    }
+
+    /// Tells whether who stands there gets all that is missing from mailboxes.
+    fn is_followable(&self, tip: &EpochId, now: Time) -> bool {
+        let next = |child: &&Epoch| child.meta.parent == Some(*tip);
+        let ended = self.tree.path().find(next).map(|child| child.meta.made);
+        self.tree.is_on_path(tip) && ended.is_none_or(|ended| ended.after(ASK_AGAIN) > now)
+    }
+
+    /// The latest message number of each steward that this member knows.
+    fn seen(&self) -> Vec<(MemberId, u64)> {
+        let stewards = self.policy().map(|policy| policy.stewards.as_slice());
+        let stewards = stewards.unwrap_or_default().iter();
+        stewards
+            .filter_map(|steward| Some((*steward, self.tree.vote(steward)?.seq)))
+            .collect()
+    }
+
+    /// Weighs this branch against another's by where more stewards stand or, if as many, the one
+    /// of highest rank: of two branches that cannot be joined any more, one yields. A steward
+    /// stands where their latest message was sent. Both sides ask this, each of what it knows.
+    fn weigh(&self, elsewhere: &[(MemberId, u64)]) -> Ordering {
+        let elsewhere: BTreeMap<MemberId, u64> = elsewhere.iter().copied().collect();
+        let stewards = self.policy().map(|policy| policy.stewards.as_slice());
+        let stewards = stewards.unwrap_or_default();
+        // Positive: here; negative: there.
+        let place = |steward: &MemberId| {
+            let here = self.tree.vote(steward).map(|vote| vote.seq);
+            match here.cmp(&elsewhere.get(steward).copied()) {
+                Ordering::Greater => 1,
+                Ordering::Equal => 0,
+                Ordering::Less => -1,
+            }
+        };
+        let sum: i32 = stewards.iter().map(place).sum();
+        let first = stewards.iter().map(place).find(|place| *place != 0);
+        sum.cmp(&0).then(first.unwrap_or(0).cmp(&0))
+    }
+
+    fn receive_answer(
+        &mut self,
+        to: AskId,
+        encapsulated: Vec<u8>,
+        sealed: Vec<u8>,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        let Some(asked) = self.recovery.asked.clone().filter(|asked| asked.to == to) else {
+            return Ok(());
+        };
+        let input = HpkeCiphertext {
+            kem_output: encapsulated.into(),
+            ciphertext: sealed.into(),
+        };
+        let signed = EpochStorage::default()
+            .crypto()
+            .hpke_open(
+                CIPHERSUITE.hpke_config(),
+                &input,
+                &asked.secret,
+                HPKE_INFO,
+                to.as_bytes(),
+            )
+            .map_err(|_| GroupError::Malformed)?;
+        let signed: SignedAnswer = codec::decode(&signed).map_err(|_| GroupError::Malformed)?;
+        let signature = signed
+            .signature
+            .try_into()
+            .map_err(|_| GroupError::Malformed)?;
+        let message = [ANSWER_LABEL, &signed.answer].concat();
+        if !topic::verify(signed.steward.as_bytes(), &message, &signature) {
+            return Err(GroupError::Malformed);
+        }
+        // Only somebody whom this member knows as a steward: others could lead them anywhere.
+        if !self.is_steward(&signed.steward) {
+            return Err(GroupError::NotSteward);
+        }
+        match codec::decode(&signed.answer).map_err(|_| GroupError::Malformed)? {
+            Answer::Current { to: answered } if answered == to => self.forget_bogus(context),
+            Answer::Out { to: answered } if answered == to => {
+                self.recovery.asked = None;
+                self.recovery.out = Some((signed.steward, context.now));
+                context.notify(Notice::Group { group: self.id });
+                self.persist_record(context)
+            }
+            Answer::Info {
+                to: answered,
+                epoch,
+                info,
+                routing,
+                order,
+                seq,
+                seen,
+            } if answered == to => {
+                if !self.recovery.old_copy && self.weigh(&seen) == Ordering::Greater {
+                    return Ok(()); // It is the other side that has to come back.
+                }
+                let way = Way {
+                    steward: signed.steward,
+                    epoch,
+                    info,
+                    routing,
+                    order,
+                    seq,
+                };
+                self.recovery.way = Some((context.now, way));
+                self.persist_record(context)?;
+                let next = self.seek_help(context)?;
+                context.out.extend(next.map(Output::Timer));
+                Ok(())
+            }
+            _ => Err(GroupError::Malformed),
+        }
+    }
+
+    /// What waits for so long waits for nothing: some member's program made it up.
+    fn forget_bogus(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
+        self.recovery.asked = None;
+        self.recovery.fine = Some(context.now);
+        self.recovery.long_away = None;
+        self.recovery.stranger = None;
+        let now = context.now;
+        let patience = self.patience(now);
+        self.forget_waiting(|since| since.after(patience) <= now, context);
+        context.out.push(Output::Watching);
+        self.persist_record(context)
+    }
+
+    fn come_back(&mut self, way: Way, context: &mut Context<'_>) -> Result<(), GroupError> {
+        let Way {
+            steward,
+            epoch: parent,
+            info,
+            routing,
+            order,
+            seq,
+        } = way;
+        let way = WayBack {
+            steward,
+            info,
+            routing: routing.clone(),
+        };
+        let me = self.me();
+        let card = self.roster().iter().find(|member| member.id == me).cloned();
+        let card = card.ok_or(GroupError::NotIn)?;
+        let seq = self.seq.max(seq).saturating_add(NUMBER_JUMP);
+        if seq > super::MAX_ORDER {
+            return Err(GroupError::Malformed);
+        }
+        self.order = self.order.max(order.min(super::MAX_ORDER));
+        let note = CommitNote {
+            seq,
+            class: Class::Rejoin,
+            order: self.next_order(),
+            at: context.now,
+            intents: Vec::new(),
+        };
+        let (epoch, mls) = Epoch::rejoin(&self.id, &self.key, &card, way, note, context.now)?;
+        if self.knows_removed_in(&epoch) {
+            return Ok(()); // Asked again later: they are about to be taken out there too.
+        }
+        let payload = Payload::Rejoin { parent, mls };
+        let envelope = self.seal(&routing, &payload, context)?;
+        self.seq = seq;
+        self.recovery = Recovery {
+            back: Some(context.now),
+            touched: self.recovery.touched,
+            ..Recovery::default()
+        };
+        self.forget_waiting(|_| true, context);
+        self.tree.retire_roots();
+        self.tree.add_root(epoch.id);
+        self.persist_record(context)?;
+        self.add_epoch(epoch, context)?;
+        context.out.push(Output::Keep(envelope));
+        self.send_unsent(context)
+    }
+
+    /// Tells whether somebody is in an epoch whose removal this member knows.
+    fn knows_removed_in(&self, epoch: &Epoch) -> bool {
+        let is_in = |id: &MemberId| epoch.meta.roster.iter().any(|member| member.id == *id);
+        let mut removals = self
+            .tree
+            .epochs()
+            .filter(|other| is_in(&other.meta.committer));
+        removals.any(|other| other.meta.removed.iter().any(|member| is_in(&member.id)))
+    }
+
+    fn forget_waiting(&mut self, gone: impl Fn(&Time) -> bool, context: &mut Context<'_>) {
+        let mut forgotten = Vec::new();
+        for waiting in self.waiting.values_mut() {
+            forgotten.extend(
+                waiting
+                    .iter()
+                    .filter(|(_, since)| gone(since))
+                    .map(|(id, _)| *id),
+            );
+            waiting.retain(|_, since| !gone(since));
+        }
+        self.waiting.retain(|_, waiting| !waiting.is_empty());
+        self.waiting_len -= forgotten.len();
+        for envelope in forgotten {
+            context.persist(crate::profile::Kind::Waiting, envelope.as_bytes(), None);
+        }
+    }
+
+    /// Forgets envelopes that have waited too long for a commit.
+    pub(crate) fn expire_waiting(&mut self, context: &mut Context<'_>) {
+        let now = context.now;
+        self.forget_waiting(|since| since.after(super::WAITING_KEPT) < now, context);
+    }
+}

@@ -1,0 +1,137 @@
+//! What a group shows: a pure function of the events and commits that are known.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    Group,
+    epoch::Epoch,
+    note::{Class, What},
+};
+use crate::{
+    event::{Body, SignedEvent},
+    id::{EventId, MemberId},
+    view::{Entry, EntryKind},
+};
+
+impl Group {
+    /// One line of the timeline that somebody said.
+    pub fn entry(&self, event: &EventId) -> Option<Entry> {
+        let signed = &self.events.get(event)?.signed;
+        self.counted().has(signed).then(|| self.said(signed))?
+    }
+
+    /// The timeline, oldest first.
+    pub fn entries(&self) -> Vec<Entry> {
+        let counted = self.counted();
+        let said: Vec<&SignedEvent> = self
+            .events
+            .values()
+            .map(|stored| &stored.signed)
+            .filter(|signed| counted.has(signed))
+            .collect();
+        let left: BTreeSet<MemberId> = said
+            .iter()
+            .filter(|signed| signed.event.body == Body::Leave)
+            .map(|signed| signed.author)
+            .collect();
+        let mut entries: Vec<Entry> = said
+            .into_iter()
+            .filter_map(|signed| self.said(signed))
+            .collect();
+        for epoch in self.history() {
+            entries.extend(changes(epoch, &left));
+        }
+        entries.sort_by_key(Entry::position);
+        entries
+    }
+
+    fn said(&self, signed: &SignedEvent) -> Option<Entry> {
+        let mut entry = Entry::of_event(signed)?;
+        entry.before_resync = !self.tree.was_on_path(&signed.epoch);
+        Some(entry)
+    }
+
+    /// The epochs on the path; before them those that led to where this member came back.
+    pub(super) fn history(&self) -> Vec<&Epoch> {
+        let retired = self.tree.roots().iter().filter(|root| root.retired);
+        let before = retired.flat_map(|root| self.tree.path_from(root.epoch));
+        let before: Vec<&Epoch> = before.filter_map(|id| self.tree.get(&id)).collect();
+        before.into_iter().chain(self.tree.path()).collect()
+    }
+
+    /// Which events count. Of a member who was taken out: the last one that the removal names,
+    /// and what it follows. So nothing that they send later, in whatever order it arrives or
+    /// whatever it claims, is shown to anybody. A removal on a branch that lost and that is still
+    /// to be made again counts as well.
+    pub(super) fn counted(&self) -> Counted {
+        let mut cut: BTreeMap<MemberId, BTreeSet<EventId>> = BTreeMap::new();
+        let path = self.history();
+        let notes = path.iter().filter_map(|epoch| epoch.meta.note.as_ref());
+        let missing = self.missing_intents();
+        let lost = missing.iter().filter_map(|missing| match missing.what {
+            What::Remove { member, last, .. } => Some((*member, *last)),
+            _ => None,
+        });
+        for (member, last) in notes.flat_map(|note| note.cuts()).chain(lost) {
+            if cut.contains_key(&member) {
+                continue;
+            }
+            let mut kept = BTreeSet::new();
+            let mut next = last;
+            while let Some(id) = next.filter(|id| !kept.contains(id)) {
+                let said = self
+                    .events
+                    .get(&id)
+                    .filter(|stored| stored.signed.author == member);
+                kept.insert(id);
+                next = said.and_then(|stored| stored.signed.event.previous);
+            }
+            cut.insert(member, kept);
+        }
+        Counted(cut)
+    }
+}
+
+/// The lines that a commit makes.
+fn changes(epoch: &Epoch, left: &BTreeSet<MemberId>) -> Vec<Entry> {
+    let Some(note) = &epoch.meta.note else {
+        return Vec::new();
+    };
+    let committer = epoch.meta.committer;
+    let entry = |about: &[u8], subject: MemberId, kind: EntryKind| Entry {
+        id: EventId::of(&subject, &[about, epoch.id.as_bytes()].concat()),
+        author: committer,
+        subject: Some(subject),
+        order: note.order,
+        at: note.at,
+        before_resync: false,
+        kind,
+    };
+    let joined = epoch.meta.joined.iter();
+    let joined = joined.map(|member| entry(b"", member.id, EntryKind::Joined));
+    let others = note.intents.iter().filter_map(|intent| match &intent.what {
+        What::Admit { .. } => None,
+        What::Remove { member, .. } if left.contains(member) => {
+            Some(entry(b"", *member, EntryKind::Left))
+        }
+        What::Remove { member, reason, .. } => {
+            let reason = reason.clone();
+            Some(entry(b"", *member, EntryKind::Removed { reason }))
+        }
+        What::Promote { member } => Some(entry(b"promoted", *member, EntryKind::Promoted)),
+        What::Demote { member } => Some(entry(b"demoted", *member, EntryKind::Demoted)),
+    });
+    let back = (note.class == Class::Rejoin).then(|| entry(b"", committer, EntryKind::Rejoined));
+    joined.chain(others).chain(back).collect()
+}
+
+/// For each member who was taken out, the events that count.
+pub(super) struct Counted(BTreeMap<MemberId, BTreeSet<EventId>>);
+
+impl Counted {
+    pub(super) fn has(&self, signed: &SignedEvent) -> bool {
+        self.0
+            .get(&signed.author)
+            .is_none_or(|kept| kept.contains(&signed.id))
+    }
+}
