@@ -11,6 +11,12 @@ use super::{LinkId, address::DialAddress};
 pub(super) const FIRST_RETRY: Duration = Duration::from_millis(250);
 /// Longest wait before another attempt.
 pub(super) const LAST_RETRY: Duration = Duration::from_mins(1);
+/// Longest wait before another attempt while a link was lost not long ago: whoever was cut off for
+/// some minutes is back within seconds of healing. A community node that comes back meanwhile has
+/// its members back within seconds as well; those that it has no place for yet ask again.
+const SOON_RETRY: Duration = Duration::from_secs(2);
+/// How long that is.
+const SOON: Duration = Duration::from_mins(5);
 /// A link that lived this long counts as a success: the waits start over. One that ends at once,
 /// because the other side is full or broken, does not, or it would be tried four times a second.
 const STEADY: Duration = Duration::from_secs(5);
@@ -21,6 +27,8 @@ pub(super) struct Kept {
     pub addresses: Vec<DialAddress>,
     pub phase: Phase,
     failures: u32,
+    /// When a steady link ended last.
+    lost: Option<Instant>,
 }
 
 /// What is under way with a kept peer.
@@ -55,6 +63,7 @@ impl Kept {
             addresses: Vec::new(),
             phase: Phase::Waiting(now),
             failures: 0,
+            lost: None,
         }
     }
 
@@ -72,8 +81,14 @@ impl Kept {
             && now.saturating_duration_since(since) >= STEADY
         {
             self.failures = 0;
+            self.lost = Some(now);
         }
-        let wait = retry_after(self.failures, chance);
+        let lost_lately = |lost: Instant| now.saturating_duration_since(lost) < SOON;
+        let longest = match self.lost.is_some_and(lost_lately) {
+            true => SOON_RETRY,
+            false => LAST_RETRY,
+        };
+        let wait = retry_after(self.failures, longest, chance);
         self.failures = self.failures.saturating_add(1);
         self.phase = Phase::Waiting(now + wait);
         wait
@@ -82,9 +97,9 @@ impl Kept {
 
 /// Doubles the wait at each failure, and spreads it by half to both sides, so that the members of
 /// a community node that comes back do not all return at one moment.
-fn retry_after(failures: u32, chance: u32) -> Duration {
+fn retry_after(failures: u32, longest: Duration, chance: u32) -> Duration {
     let doubled = FIRST_RETRY.saturating_mul(2u32.saturating_pow(failures));
-    let wait = doubled.min(LAST_RETRY);
+    let wait = doubled.min(longest);
     let spread = f64::from(chance) / f64::from(u32::MAX);
     wait.mul_f64(0.5 + spread).min(LAST_RETRY)
 }
@@ -104,17 +119,35 @@ mod tests {
     #[test]
     fn waits_double_up_to_a_minute() {
         let waits: Vec<_> = (0..12)
-            .map(|failures| retry_after(failures, HALF).as_millis())
+            .map(|failures| retry_after(failures, LAST_RETRY, HALF).as_millis())
             .collect();
         assert_eq!(waits[..4], [250, 500, 1000, 2000]);
         assert_eq!(waits[8..], [60_000; 4]);
-        assert_eq!(retry_after(u32::MAX, u32::MAX), LAST_RETRY);
+        assert_eq!(retry_after(u32::MAX, LAST_RETRY, u32::MAX), LAST_RETRY);
     }
 
     #[test]
     fn waits_are_spread_by_half_to_both_sides() {
-        assert_eq!(retry_after(1, 0), Duration::from_millis(250));
-        assert_eq!(retry_after(1, u32::MAX), Duration::from_millis(750));
+        let spread = |chance| retry_after(1, LAST_RETRY, chance);
+        assert_eq!(spread(0), Duration::from_millis(250));
+        assert_eq!(spread(u32::MAX), Duration::from_millis(750));
+    }
+
+    #[test]
+    fn who_lost_a_steady_link_tries_often_for_some_minutes() {
+        let start = Instant::now();
+        let mut kept = Kept::new(start);
+        kept.phase = Phase::Up {
+            link: LinkId(1),
+            since: start,
+        };
+        let lost = start + STEADY;
+        for failures in 0..20 {
+            let wait = kept.wait(lost, HALF);
+            assert_eq!(wait, retry_after(failures, SOON_RETRY, HALF));
+            assert!(wait <= SOON_RETRY);
+        }
+        assert_eq!(kept.wait(lost + SOON, HALF), LAST_RETRY);
     }
 
     #[test]

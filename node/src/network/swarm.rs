@@ -3,10 +3,11 @@
 use std::{convert::Infallible, time::Duration};
 
 use libp2p::{
-    Swarm, SwarmBuilder, allow_block_list,
+    Swarm, SwarmBuilder, Transport, allow_block_list,
     allow_block_list::BlockedPeers,
     connection_limits,
     connection_limits::ConnectionLimits,
+    core::{transport::timeout::TransportTimeout, upgrade::Version},
     identify, memory_connection_limits, noise, ping, quic,
     swarm::{self, NetworkBehaviour, behaviour::toggle::Toggle},
     tcp,
@@ -32,6 +33,14 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
 /// How long a connection may take to be made, handshakes and all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the first answer of a TCP peer may take. The system repeats its question after 1, 3, 7
+/// and 15 s: asking anew after 5 finds a network that was healed seconds sooner.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long what was sent over TCP may stay without any acknowledgement. The system would go on for
+/// a quarter of an hour, at intervals that double, so that a connection which outlives a short cut
+/// stays silent for as long again after it; and pings take half a minute to notice, since libp2p
+/// keeps the first lost one to itself.
+const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a QUIC connection stays when nothing is heard, in milliseconds.
 const QUIC_IDLE_TIMEOUT_MS: u32 = 30_000;
 /// Most bytes of one QUIC stream, and of one QUIC connection, that have arrived and are not read.
@@ -118,13 +127,20 @@ pub(super) fn build(
     };
     let swarm = SwarmBuilder::with_existing_identity(key.keypair())
         .with_tokio()
-        .with_tcp(
-            tcp::Config::new().nodelay(true),
-            noise::Config::new,
-            BoundedYamux::default,
-        )
-        .map_err(|error| setup(error.to_string()))?
         .with_quic_config(shrink_quic)
+        .with_other_transport(|key| {
+            let config = tcp::Config::new().nodelay(true);
+            let connections = tcp::tokio::Transport::new(config).map(|stream, _| {
+                give_up_unacknowledged(&stream.0);
+                stream
+            });
+            let answered = TransportTimeout::with_outgoing_timeout(connections, ANSWER_TIMEOUT);
+            let secured = answered
+                .upgrade(Version::V1Lazy)
+                .authenticate(noise::Config::new(key)?);
+            Ok(secured.multiplex(BoundedYamux))
+        })
+        .map_err(|error| setup(error.to_string()))?
         .with_behaviour(|keypair| Behaviour {
             limits: connection_limits::Behaviour::new(connection_limits(limits)),
             memory: memory_connection_limits::Behaviour::with_max_bytes(limits.memory_bytes),
@@ -149,6 +165,19 @@ pub(super) fn build(
         .with_connection_timeout(CONNECT_TIMEOUT)
         .build();
     Ok(swarm)
+}
+
+/// Has the system end a connection whose peer acknowledges nothing for long. Elsewhere than on Linux
+/// pings have to notice.
+fn give_up_unacknowledged(stream: &tokio::net::TcpStream) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if let Err(error) =
+        socket2::SockRef::from(stream).set_tcp_user_timeout(Some(ACKNOWLEDGE_TIMEOUT))
+    {
+        tracing::debug!(%error, "a connection may take long to notice a cut");
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = stream;
 }
 
 fn connection_limits(limits: &NetworkLimits) -> ConnectionLimits {
