@@ -38,7 +38,7 @@ pub(crate) enum Command {
     Status,
     /// Stop the running node
     Stop,
-    /// Start, list, show or leave groups
+    /// Start, list, show, mend or leave groups
     #[command(subcommand)]
     Group(GroupCommand),
     /// Make, list or take back invites
@@ -50,7 +50,7 @@ pub(crate) enum Command {
     Post(PostArgs),
     /// Read what a group says
     Read(ReadArgs),
-    /// List or remove members
+    /// List or remove members, choose stewards
     #[command(subcommand)]
     Member(MemberCommand),
 }
@@ -109,6 +109,16 @@ pub(crate) enum GroupCommand {
     List,
     /// Show one group
     Show {
+        /// Name of the group, or the beginning of its id
+        group: String,
+    },
+    /// Show the log of a group's changes: who did what to whom, when and why
+    Log {
+        /// Name of the group, or the beginning of its id
+        group: String,
+    },
+    /// Find out what keeps a group from working, and try to mend it
+    Repair {
         /// Name of the group, or the beginning of its id
         group: String,
     },
@@ -201,6 +211,20 @@ pub(crate) enum MemberCommand {
         #[arg(long, value_name = "TEXT")]
         reason: String,
     },
+    /// Make a member a steward, who can let people in, remove them and choose stewards
+    Promote {
+        /// Name of the group, or the beginning of its id
+        group: String,
+        /// Name of the member, or the beginning of its id
+        member: String,
+    },
+    /// Make a steward an ordinary member again
+    Demote {
+        /// Name of the group, or the beginning of its id
+        group: String,
+        /// Name of the steward, or the beginning of its id
+        member: String,
+    },
 }
 
 /// Reads a span of time: digits and one of ms, s, m, h, d.
@@ -249,6 +273,8 @@ mod tests {
             "group new Tuesday --as Ana --community a --community b",
             "group list",
             "group show Tuesday",
+            "group log Tuesday",
+            "group repair Tuesday --json",
             "group leave Tuesday",
             "invite new Tuesday",
             "invite new Tuesday --expires 7d --uses 1",
@@ -262,6 +288,8 @@ mod tests {
             "read Tuesday --limit 5 --follow --json",
             "member list Tuesday",
             "member remove Tuesday Eli --reason ads",
+            "member promote Tuesday Ben",
+            "member demote Tuesday Ben",
         ] {
             let words = std::iter::once("kith").chain(line.split_whitespace());
             let parsed = Cli::try_parse_from(words);
@@ -277,6 +305,8 @@ mod tests {
             "join kith:x",
             "post Tuesday",
             "member remove Tuesday Eli",
+            "member promote Tuesday",
+            "group repair",
             "invite new Tuesday --expires week",
             "up --api-port 70000",
         ] {

@@ -222,12 +222,26 @@ fn json_holds_what_the_contract_says() {
         "id",
         "name",
         "epoch",
+        "epoch_short",
+        "epoch_number",
+        "settling",
+        "rejoined",
         "members",
         "stewards",
         "community",
         "you",
     ] {
         assert!(!detail[key].is_null(), "{key}");
+    }
+    for key in [
+        "settled",
+        "stewards_here",
+        "stewards",
+        "waiting_changes",
+        "waiting_messages",
+        "waiting_removals",
+    ] {
+        assert!(!detail["settling"][key].is_null(), "{key}");
     }
 
     let invite = told(
@@ -264,6 +278,16 @@ fn json_holds_what_the_contract_says() {
         (&last[0]["kind"], &last[0]["text"]),
         (&json!("removed"), &json!("paid ads"))
     );
+    let log = all_told(&node, &["group", "log", "Tuesday"]);
+    assert_eq!(log.len(), 2);
+    assert_eq!(keys(&log[0]), ["at", "by", "changes", "epoch", "number"]);
+    assert_eq!(log[1]["parent"], log[0]["epoch"]);
+    assert_eq!(log[1]["epoch"].as_str().unwrap().len(), 64);
+    let change = &log[1]["changes"][0];
+    assert_eq!(keys(change), ["kind", "reason", "subject"]);
+    assert_eq!(change["reason"], "paid ads");
+    let repair = told(&node, &["group", "repair", "Tuesday"]);
+    assert_eq!(repair, json!({ "problems": [] }));
     told(&node, &["group", "leave", "Tuesday"]);
 }
 
@@ -288,6 +312,92 @@ fn text_output_is_for_people() {
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).starts_with("error: no group"));
     assert!(stderr(&output).contains("\n  hint: list them"));
+}
+
+#[test]
+fn stewards_come_and_go_and_the_log_tells_of_it() {
+    let node = Running::with_group();
+    let said = |args: &[&str]| {
+        let output = run(&node, args);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        stdout(&output)
+    };
+    assert_eq!(
+        said(&["member", "promote", "Tuesday", "Ben"]),
+        "The member is a steward now.\n"
+    );
+    let again = refused(&node, 1, &["member", "promote", "Tuesday", "Ben"]);
+    assert_eq!(again["code"], "already_steward");
+    assert_eq!(
+        said(&["member", "demote", "Tuesday", "Ben"]),
+        "The member is no longer a steward.\n"
+    );
+    let last = refused(&node, 1, &["member", "demote", "Tuesday", "Ana"]);
+    assert_eq!(last["code"], "last_steward");
+    let unknown = refused(&node, 1, &["member", "promote", "Tuesday", "Nobody"]);
+    assert_eq!(unknown["code"], "unknown_member");
+    said(&[
+        "member",
+        "remove",
+        "Tuesday",
+        "Ben",
+        "--reason",
+        "ads\n   9",
+    ]);
+
+    let log = said(&["group", "log", "Tuesday"]);
+    let lines: Vec<&str> = log.lines().collect();
+    assert!(
+        lines[0].starts_with("   0  00000000  after -       "),
+        "{log}"
+    );
+    assert!(lines[1].contains("00000001  after 00000000"), "{log}");
+    let ends = [
+        "  Ana founded the group.",
+        "  Ana made Ben a steward.",
+        "  Ana ended the stewardship of Ben.",
+        "  Ana removed Ben. The reason: ads 9",
+    ];
+    assert_eq!(lines.len(), ends.len(), "one line an entry: {log}");
+    for (line, end) in lines.iter().zip(ends) {
+        assert!(line.ends_with(end), "{line}");
+    }
+}
+
+#[test]
+fn what_has_not_settled_and_what_waits_is_said_in_plain_words() {
+    let node = Running::with_group();
+    told(&node, &["group", "new", fake::ROUGH, "--as", "Ana"]);
+    let said = |args: &[&str]| stdout(&run(&node, args));
+    let shown = said(&["group", "show", "Tuesday"]);
+    assert!(shown.contains("\nepoch      00000000 (0)\n"), "{shown}");
+    assert!(shown.ends_with("\nAll changes have settled.\n"), "{shown}");
+    assert_eq!(said(&["group", "repair", "Tuesday"]), "Nothing is wrong.\n");
+
+    let shown = said(&["group", "show", fake::ROUGH]);
+    for sentence in [
+        "\nSettling: 1 of 3 stewards has confirmed the latest change.\n",
+        "\n1 change that was asked for is not in effect yet.\n",
+        "\n2 messages of yours wait on this device until the removal is in effect, and then",
+        "\nThe removal of Eli waits.\n",
+        "\nAna came back with fresh keys on 2",
+    ] {
+        assert!(shown.contains(sentence), "{sentence} in {shown}");
+    }
+    assert_eq!(
+        said(&["group", "repair", fake::ROUGH]),
+        "The removal of Eli is not in effect yet.\n  \
+         tried: The stewards' nodes make the removal again by themselves.\n  \
+         what to do: Wait until a steward is online.\n"
+    );
+    let repair = told(&node, &["group", "repair", fake::ROUGH]);
+    assert_eq!(
+        keys(&repair["problems"][0]),
+        ["advice", "kind", "tried", "wrong"]
+    );
+    said(&["post", fake::ROUGH, "hello"]);
+    let read = said(&["read", fake::ROUGH]);
+    assert!(read.contains("  (sent before re-sync)\n  hello"), "{read}");
 }
 
 #[test]
@@ -553,6 +663,8 @@ fn harsh_words_appear_in_no_help_text_and_no_message() {
         "group list --help",
         "group show --help",
         "group leave --help",
+        "group log --help",
+        "group repair --help",
         "invite --help",
         "invite new --help",
         "invite list --help",
@@ -563,6 +675,8 @@ fn harsh_words_appear_in_no_help_text_and_no_message() {
         "member --help",
         "member list --help",
         "member remove --help",
+        "member promote --help",
+        "member demote --help",
         "nonsense",
         "up --api-port x",
     ] {

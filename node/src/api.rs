@@ -35,10 +35,11 @@ pub use gate::{CODE_LIFE, CODES_MAX, SESSIONS_MAX};
 pub(crate) use guard::{browsers, cookie_name};
 pub use limits::*;
 pub use reply::{
-    CommunityLink, Delivery, Done, Entries, Entry, EntryKind, GroupCreated, GroupDetail,
-    GroupStanding, GroupSummary, Groups, Invite, InviteCreated, Invites, Join, JoinState,
-    JoinedGroup, Joins, Member, Members, NodeStatus, OpenLink, Role, Status, Subject, VaultCreated,
-    VaultState,
+    ChangeKind, CommunityLink, Delivery, Done, Entries, Entry, EntryKind, GroupCreated,
+    GroupDetail, GroupLog, GroupStanding, GroupSummary, Groups, Hold, Invite, InviteCreated,
+    Invites, Join, JoinState, JoinedGroup, Joins, LogChange, LogEntry, Member, Members, NodeStatus,
+    OpenLink, Problem, ProblemKind, Rejoin, Repair, Role, Settling, Status, Subject, VaultCreated,
+    VaultState, short,
 };
 pub use resolve::resolve;
 pub(crate) use routes::Reference;
@@ -96,6 +97,17 @@ pub enum Request {
     },
     /// Leaves a group for good; answered by [`Reply::Done`].
     GroupLeave {
+        /// Which group.
+        group: String,
+    },
+    /// Reads the log of a group's changes; answered by [`Reply::Log`].
+    GroupLog {
+        /// Which group.
+        group: String,
+    },
+    /// Looks for what keeps a group from working and tries to mend it; answered by
+    /// [`Reply::Repair`].
+    GroupRepair {
         /// Which group.
         group: String,
     },
@@ -164,6 +176,20 @@ pub enum Request {
         /// Why; the removed member and the group see it.
         reason: String,
     },
+    /// Makes a member a steward, of the lowest rank; answered by [`Reply::Done`].
+    MemberPromote {
+        /// Which group.
+        group: String,
+        /// Which member.
+        member: String,
+    },
+    /// Makes a steward an ordinary member; answered by [`Reply::Done`].
+    MemberDemote {
+        /// Which group.
+        group: String,
+        /// Which member.
+        member: String,
+    },
 }
 
 /// What the node answers.
@@ -181,6 +207,10 @@ pub enum Reply {
     Groups(Groups),
     /// One group.
     Group(GroupDetail),
+    /// The log of a group's changes, oldest first.
+    Log(GroupLog),
+    /// What keeps a group from working.
+    Repair(Repair),
     /// The invite exists now; this is its link.
     InviteCreated(InviteCreated),
     /// A group's invites, oldest first.
@@ -359,6 +389,8 @@ reply!(
     GroupCreated(GroupCreated),
     Groups(Groups),
     Group(GroupDetail),
+    Log(GroupLog),
+    Repair(Repair),
     InviteCreated(InviteCreated),
     Invites(Invites),
     Join(Join),

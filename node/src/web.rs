@@ -41,6 +41,14 @@ pub(crate) fn router(site: &Site) -> Router<Site> {
             post(people::remove),
         )
         .route(
+            "/groups/{group}/members/{member}/promote",
+            post(people::promote),
+        )
+        .route(
+            "/groups/{group}/members/{member}/demote",
+            post(people::demote),
+        )
+        .route(
             "/groups/{group}/invites",
             get(invite::page).post(invite::make),
         )

@@ -658,6 +658,23 @@ fn groups_invites_and_members_work_without_javascript() {
 
     let members = browser.get("/groups/Tuesday/members").body;
     assert!(members.contains("Remove <bdi>Ben</bdi>"));
+    assert!(!members.contains("Stop being a steward"), "Ana is the last");
+    let last = browser.submit("/groups/Tuesday/members/Ana/demote", "");
+    assert_eq!(last.status, 409);
+    assert!(last.body.contains("a group needs a steward"));
+    let promote = members.split('"').find(|part| part.ends_with("/promote"));
+    let answer = browser.submit(promote.unwrap(), "");
+    assert_eq!(answer.status, 303);
+    let members = browser.get(answer.header("location")).body;
+    assert!(members.contains("2 stewards look after"));
+    assert!(members.contains("End the stewardship of <bdi>Ben</bdi>"));
+    assert!(members.contains("Stop being a steward"));
+    let answer = browser.submit("/groups/Tuesday/members/Ben/demote", "");
+    assert_eq!(answer.status, 303);
+    let page = browser.get("/groups/Tuesday").body;
+    assert!(page.contains("2 members, 1 steward<"));
+    assert!(page.contains("<bdi>Ana</bdi> made <bdi>Ben</bdi> a steward."));
+    assert!(page.contains("<bdi>Ana</bdi> ended the stewardship of <bdi>Ben</bdi>."));
     let missing = browser.submit("/groups/Tuesday/members/Ben/remove", "reason=");
     assert!(missing.body.contains("needs a reason"));
     let removed = browser.submit("/groups/Tuesday/members/Ben/remove", "reason=paid+ads");
@@ -667,6 +684,32 @@ fn groups_invites_and_members_work_without_javascript() {
     assert_eq!(browser.submit("/groups/Tuesday/leave", "").status, 303);
     let page = browser.get("/groups/Tuesday").body;
     assert!(page.contains("You left this group") && !page.contains("<textarea"));
+}
+
+#[test]
+fn what_settles_and_what_waits_is_told_without_naming_anybody() {
+    let node = Running::with_group();
+    let browser = node.browser();
+    browser.submit("/groups", "name=Rough+night&pseudonym=Ana");
+    browser.submit("/groups/Rough%20night/entries", "text=hello");
+    let page = browser.get("/groups/Rough%20night").body;
+    for sentence in [
+        "Settling: 1 of 3 stewards has confirmed the latest change.",
+        "1 change that was asked for is not in effect yet.",
+        "2 messages of yours wait on this device until the removal is in effect",
+        "Sent before re-sync",
+    ] {
+        assert!(page.contains(sentence), "{sentence}: {page}");
+    }
+    assert!(!page.contains("Eli"), "a removal is shown once it is one");
+    browser.submit("/groups/Tuesday/entries", "text=hello");
+    let page = browser.get("/groups/Tuesday").body;
+    for word in ["Settling", "not in effect", "wait", "re-sync"] {
+        assert!(!page.contains(word), "{word}: {page}");
+    }
+    browser.submit("/groups/Rough%20night/leave", "");
+    let page = browser.get("/groups/Rough%20night").body;
+    assert!(!page.contains("Settling"), "it is over for Ana");
 }
 
 #[test]

@@ -1,7 +1,8 @@
-//! `kith group`: starts, lists, shows and leaves groups.
+//! `kith group`: starts, lists, shows, mends and leaves groups, and reads their logs.
 
 use kith_node::api::{
-    Done, GroupBody, GroupCreated, GroupDetail, GroupStanding, GroupSummary, Groups,
+    Done, GroupBody, GroupCreated, GroupDetail, GroupLog, GroupStanding, GroupSummary, Groups,
+    LogEntry, Repair, short,
 };
 
 use crate::args::{Cli, GroupCommand};
@@ -37,6 +38,16 @@ pub(crate) fn run(cli: &Cli, command: &GroupCommand, output: &mut Output) -> Res
             let group: GroupDetail = client.get(&path(&["groups", group]))?;
             output.print(&group, text)
         }
+        GroupCommand::Log { group } => {
+            let GroupLog { entries } = client.get(&path(&["groups", group, "log"]))?;
+            entries
+                .iter()
+                .try_for_each(|entry| output.print(entry, log_line))
+        }
+        GroupCommand::Repair { group } => {
+            let repair: Repair = client.post(&path(&["groups", group, "repair"]), &Done {})?;
+            output.print(&repair, repair_text)
+        }
         GroupCommand::Leave { group } => {
             let Done {} = client.delete(&path(&["groups", group]), &Done {})?;
             super::done(output, "You have left the group.")
@@ -60,7 +71,7 @@ fn text(group: &GroupDetail) -> String {
     let mut lines = vec![
         format!("name       {}", group.name),
         format!("id         {}", group.id),
-        format!("epoch      {}", group.epoch),
+        format!("epoch      {} ({})", group.epoch_short, group.epoch_number),
         format!("members    {}", group.members),
         format!("stewards   {}", group.stewards),
     ];
@@ -78,5 +89,55 @@ fn text(group: &GroupDetail) -> String {
         (GroupStanding::Left, _) => " (left)",
     };
     lines.push(format!("you        {}{you}", group.you.name));
+    if group.standing == GroupStanding::Member {
+        lines.extend(under_way(group));
+    }
     printable(&lines.join("\n"))
+}
+
+/// What has happened to the group's changes, and what has not yet.
+fn under_way(group: &GroupDetail) -> Vec<String> {
+    let mut lines = group.settling.sentences();
+    for member in &group.settling.waiting_removals {
+        lines.push(format!("The removal of {} waits.", member.name));
+    }
+    if lines.is_empty() {
+        lines.push("All changes have settled.".to_owned());
+    }
+    for rejoin in &group.rejoined {
+        let at = rejoin.at.in_local_time("%-d %B %Y, %H:%M");
+        lines.push(format!(
+            "{} came back with fresh keys on {at}.",
+            rejoin.member.name
+        ));
+    }
+    lines
+}
+
+fn log_line(entry: &LogEntry) -> String {
+    let after = entry.parent.as_deref().map_or("-", short);
+    let at = entry.at.in_local_time("%a %-d %b %Y, %H:%M");
+    printable(&format!(
+        "{:>4}  {}  after {after:<8}  {at}  {}",
+        entry.number,
+        short(&entry.epoch),
+        entry.text()
+    ))
+}
+
+fn repair_text(repair: &Repair) -> String {
+    if repair.problems.is_empty() {
+        return "Nothing is wrong.".to_owned();
+    }
+    let problems: Vec<String> = repair
+        .problems
+        .iter()
+        .map(|problem| {
+            format!(
+                "{}\n  tried: {}\n  what to do: {}",
+                problem.wrong, problem.tried, problem.advice
+            )
+        })
+        .collect();
+    printable(&problems.join("\n"))
 }

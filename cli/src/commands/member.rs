@@ -1,4 +1,4 @@
-//! `kith member`: lists and removes members.
+//! `kith member`: lists and removes members, makes stewards of them.
 
 use kith_node::api::{Done, Member, Members, RemoveBody};
 
@@ -25,6 +25,16 @@ pub(crate) fn run(cli: &Cli, command: &MemberCommand, output: &mut Output) -> Re
             let path = path(&["groups", group, "members", member]);
             let Done {} = client.delete(&path, &RemoveBody { reason })?;
             super::done(output, "The member is removed.")
+        }
+        MemberCommand::Promote { group, member } => {
+            let path = path(&["groups", group, "members", member, "promote"]);
+            let Done {} = client.post(&path, &Done {})?;
+            super::done(output, "The member is a steward now.")
+        }
+        MemberCommand::Demote { group, member } => {
+            let path = path(&["groups", group, "members", member, "demote"]);
+            let Done {} = client.post(&path, &Done {})?;
+            super::done(output, "The member is no longer a steward.")
         }
     }
 }

@@ -92,13 +92,23 @@ fn text(entry: &Entry) -> String {
             )
         }
         EntryKind::Left => format!("\n  {subject} left."),
+        EntryKind::Promoted => format!("\n  {} made {subject} a steward.", entry.name),
+        EntryKind::Demoted if entry.is_about_author() => {
+            format!("\n  {subject} stopped being a steward.")
+        }
+        EntryKind::Demoted => format!("\n  {} ended the stewardship of {subject}.", entry.name),
+        EntryKind::Rejoined => format!("\n  {subject} came back with fresh keys."),
         EntryKind::Newer => "\n  Something that needs a newer version of kith.".into(),
     };
+    let mark = match entry.before_resync {
+        true => "  (sent before re-sync)",
+        false => "",
+    };
     if entry.kind != EntryKind::Post && entry.kind != EntryKind::Newer {
-        return printable(&format!("{at}{said}"));
+        return printable(&format!("{at}{mark}{said}"));
     }
     let held = entry
         .delivery
         .map_or(String::new(), |held| format!("  ({held})"));
-    printable(&format!("{}  {at}{held}{said}", entry.name))
+    printable(&format!("{}  {at}{held}{mark}{said}", entry.name))
 }

@@ -64,6 +64,12 @@ codes! {
     NotMember = 403,
     /// The group has no other steward to go on with.
     LastSteward = 409,
+    /// The member is a steward already.
+    AlreadySteward = 409,
+    /// The member is not a steward.
+    NoSuchSteward = 409,
+    /// The group has as many stewards as it can have.
+    TooManyStewards = 409,
     /// The group has no community node to leave things with.
     CommunityMissing = 422,
     /// An address is not a multiaddr that this node can use.

@@ -1,4 +1,6 @@
 //! What the node answers, one struct a kind. Identifiers are lower-case hexadecimal text.
+//!
+//! What page and command line say in the same words is worded here, beside the fields that it says.
 
 use std::fmt;
 
@@ -126,8 +128,17 @@ pub struct GroupDetail {
     pub id: String,
     /// Its name.
     pub name: String,
-    /// Identifier of its current epoch: the same at every member who is up to date.
+    /// Identifier of its current epoch: the same at every member who is up to date. It is the hash
+    /// of the change that led there.
     pub epoch: String,
+    /// The beginning of that identifier, for people to compare.
+    pub epoch_short: String,
+    /// How many changes led to the epoch.
+    pub epoch_number: u64,
+    /// How far its latest changes have settled.
+    pub settling: Settling,
+    /// Members who came back with fresh keys in the last 30 days, latest last.
+    pub rejoined: Vec<Rejoin>,
     /// How many members it has.
     pub members: u32,
     /// How many of them are stewards.
@@ -138,6 +149,242 @@ pub struct GroupDetail {
     pub you: Member,
     /// How the caller stands in it.
     pub standing: GroupStanding,
+}
+
+/// How far a group's latest changes have settled, as far as this device knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Settling {
+    /// Whether nothing is under way: no change waits, and most stewards stand where the caller does.
+    pub settled: bool,
+    /// How many stewards are known to stand where the caller does, or further on.
+    pub stewards_here: u32,
+    /// How many stewards there are.
+    pub stewards: u32,
+    /// How many changes were asked for and are not in effect yet.
+    pub waiting_changes: u32,
+    /// How many of the caller's own messages wait on this device.
+    pub waiting_messages: u32,
+    /// Members whose removal is known and not in effect yet: nothing is sent until it is.
+    pub waiting_removals: Vec<Subject>,
+    /// What the messages wait for; absent while none waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
+}
+
+/// What messages wait for on this device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Hold {
+    /// A removal is known and not in effect yet: whoever is removed must not read them.
+    Removal,
+    /// This device needs fresh keys.
+    FreshKeys,
+    /// A change of the group is under way.
+    Change,
+}
+
+impl Settling {
+    /// Says it in plain words, one sentence each, without names; says nothing when all is settled.
+    pub fn sentences(&self) -> Vec<String> {
+        let mut said = Vec::new();
+        if !self.settled && self.stewards_here < self.stewards {
+            let who = match (self.stewards_here, self.stewards) {
+                (0, _) => "no steward has".to_owned(),
+                (1, n) => format!("1 of {n} stewards has"),
+                (here, n) => format!("{here} of {n} stewards have"),
+            };
+            said.push(format!("Settling: {who} confirmed the latest change."));
+        }
+        match self.waiting_changes {
+            0 => {}
+            1 => said.push("1 change that was asked for is not in effect yet.".to_owned()),
+            n => said.push(format!(
+                "{n} changes that were asked for are not in effect yet."
+            )),
+        }
+        if !self.waiting_removals.is_empty() {
+            said.push("A removal is not in effect yet.".to_owned());
+        }
+        let until = match self.hold {
+            Some(Hold::Removal) => "the removal is in effect",
+            Some(Hold::FreshKeys) => "this device has fresh keys",
+            Some(Hold::Change) | None => "a change of the group is complete",
+        };
+        match self.waiting_messages {
+            0 => {}
+            1 => said.push(format!(
+                "1 message of yours waits on this device until {until}, and then leaves by itself."
+            )),
+            n => said.push(format!(
+                "{n} messages of yours wait on this device until {until}, and then leave by themselves."
+            )),
+        }
+        if !self.settled && said.is_empty() {
+            said.push("Settling: a change is under way.".to_owned());
+        }
+        said
+    }
+}
+
+/// A member who came back with fresh keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Rejoin {
+    /// Who.
+    pub member: Subject,
+    /// When, by the clock of their device.
+    pub at: Moment,
+}
+
+/// The log of a group's changes, as far back as the caller's knowledge goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GroupLog {
+    /// One a change, oldest first; each names the one before it by hash.
+    pub entries: Vec<LogEntry>,
+}
+
+/// One entry of the log of changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LogEntry {
+    /// The hash of the change, which is the identifier of the epoch that it led to.
+    pub epoch: String,
+    /// The hash of the entry before it; absent where the caller's knowledge begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// The number of the epoch.
+    pub number: u64,
+    /// Who made the change.
+    pub by: Subject,
+    /// When, by the clock of whoever made it; of the first entry, when this device learned of it.
+    pub at: Moment,
+    /// What changed.
+    pub changes: Vec<LogChange>,
+}
+
+/// What one entry of the log changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LogChange {
+    /// What it is.
+    pub kind: ChangeKind,
+    /// Whom it is about, for all but `began` and `rekeyed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Subject>,
+    /// Why, for `removed`, if a reason was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What a change of a group is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeKind {
+    /// The caller founded the group or came in: what was before is not known.
+    Began,
+    /// `subject` joined.
+    Joined,
+    /// `subject` left.
+    Left,
+    /// `subject` was removed.
+    Removed,
+    /// `subject` became a steward.
+    Promoted,
+    /// `subject` is a steward no longer.
+    Demoted,
+    /// The device of `subject` came back with fresh keys.
+    Rejoined,
+    /// Whoever made the change got fresh keys, and nothing else changed.
+    Rekeyed,
+}
+
+impl LogEntry {
+    /// Says who changed what in plain words, one sentence after the other, on one line.
+    pub fn text(&self) -> String {
+        if self.changes.is_empty() {
+            return format!("{} made a change.", self.by.name);
+        }
+        let said: Vec<String> = self.changes.iter().map(|change| self.say(change)).collect();
+        said.join(" ")
+    }
+
+    fn say(&self, change: &LogChange) -> String {
+        let by = &self.by.name;
+        let subject = change.subject.as_ref().map_or(by, |it| &it.name);
+        match change.kind {
+            ChangeKind::Began if self.number == 0 => format!("{by} founded the group."),
+            ChangeKind::Began => format!("What you know begins here, with a change by {by}."),
+            ChangeKind::Joined => format!("{by} let {subject} in."),
+            ChangeKind::Left if self.by.id == change.subject_id() => format!("{by} left."),
+            ChangeKind::Left => format!("{subject} left, and {by} took them off the list."),
+            ChangeKind::Removed => match &change.reason {
+                // A reason with line ends could look like further entries.
+                Some(reason) => {
+                    let words: Vec<&str> = reason.split_whitespace().collect();
+                    format!("{by} removed {subject}. The reason: {}", words.join(" "))
+                }
+                None => format!("{by} removed {subject}."),
+            },
+            ChangeKind::Promoted => format!("{by} made {subject} a steward."),
+            ChangeKind::Demoted if self.by.id == change.subject_id() => {
+                format!("{by} stopped being a steward.")
+            }
+            ChangeKind::Demoted => format!("{by} ended the stewardship of {subject}."),
+            ChangeKind::Rejoined => format!("{subject} came back with fresh keys."),
+            ChangeKind::Rekeyed => format!("{by} got fresh keys."),
+        }
+    }
+}
+
+impl LogChange {
+    fn subject_id(&self) -> &str {
+        self.subject.as_ref().map_or("", |subject| &subject.id)
+    }
+}
+
+/// What keeps a group from working as it should, after it was tried to mend it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Repair {
+    /// One a problem; none when nothing is wrong.
+    pub problems: Vec<Problem>,
+}
+
+/// Something that keeps a group from working, in one sentence each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// Stable name of the cause.
+    pub kind: ProblemKind,
+    /// What is wrong, for people.
+    pub wrong: String,
+    /// What this node has tried or is trying, for people.
+    pub tried: String,
+    /// What to do, for people.
+    pub advice: String,
+}
+
+/// What keeps a group from working. Stable names for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ProblemKind {
+    /// The caller was removed.
+    Removed,
+    /// None of the group's community nodes is in touch.
+    OutOfTouch,
+    /// A removal is known and not in effect yet.
+    RemovalPending,
+    /// Messages need changes of the group that this device does not have.
+    MissingChanges,
+    /// This device was restored from an old copy.
+    OldCopy,
+    /// Fresh keys were asked for and nobody has answered yet.
+    Asked,
+    /// A steward's node answered that the caller is no longer in the group.
+    NoLongerIn,
+}
+
+/// How many digits of a hash are shown to people.
+const SHORT_DIGITS: usize = 8;
+
+/// Shortens a hash for people to compare.
+pub fn short(hash: &str) -> &str {
+    hash.get(..SHORT_DIGITS).unwrap_or(hash)
 }
 
 /// One member of a group.
@@ -254,6 +501,12 @@ pub enum EntryKind {
     Removed,
     /// `subject` left; `text` is empty.
     Left,
+    /// `subject` was made a steward by `author`; `text` is empty.
+    Promoted,
+    /// `subject` is a steward no longer, by a change of `author`; `text` is empty.
+    Demoted,
+    /// The device of `subject` came back with fresh keys; `text` is empty.
+    Rejoined,
     /// Something that this version cannot show; `text` is empty.
     Newer,
 }
@@ -308,14 +561,23 @@ pub struct Entry {
     pub kind: EntryKind,
     /// The text, byte for byte.
     pub text: String,
-    /// Whom it is about, for `joined`, `removed` and `left`.
+    /// Whom it is about, for all but `post` and `newer`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<Subject>,
     /// Who holds it, for the caller's own entries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delivery: Option<Delivery>,
-    /// Whether it was sent on a branch that the group has since left behind.
+    /// Whether it was sent before a re-sync: while the group was apart, on the side that was given
+    /// up when it came together again. Who joined meanwhile may not have it.
     pub before_resync: bool,
+}
+
+impl Entry {
+    /// Whether its author did to themselves what it tells.
+    pub fn is_about_author(&self) -> bool {
+        let subject = self.subject.as_ref();
+        subject.is_none_or(|subject| subject.id == self.author)
+    }
 }
 
 /// Entries, in the order of the group's view.
@@ -339,6 +601,112 @@ pub struct OpenLink {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn settling(settled: bool, here: u32, stewards: u32) -> Settling {
+        Settling {
+            settled,
+            stewards_here: here,
+            stewards,
+            waiting_changes: 0,
+            waiting_messages: 0,
+            waiting_removals: Vec::new(),
+            hold: None,
+        }
+    }
+
+    #[test]
+    fn what_is_settled_needs_no_words() {
+        assert_eq!(settling(true, 2, 3).sentences(), [""; 0]);
+    }
+
+    #[test]
+    fn what_settles_and_what_waits_is_said_in_whole_sentences() {
+        let said = |here, stewards| settling(false, here, stewards).sentences()[0].clone();
+        assert_eq!(
+            said(1, 3),
+            "Settling: 1 of 3 stewards has confirmed the latest change."
+        );
+        assert_eq!(
+            said(0, 1),
+            "Settling: no steward has confirmed the latest change."
+        );
+        assert_eq!(
+            said(2, 5),
+            "Settling: 2 of 5 stewards have confirmed the latest change."
+        );
+        assert_eq!(said(1, 1), "Settling: a change is under way.");
+        let waiting = Settling {
+            waiting_changes: 2,
+            waiting_messages: 1,
+            waiting_removals: vec![subject("Eli")],
+            hold: Some(Hold::Removal),
+            ..settling(true, 2, 2)
+        };
+        assert_eq!(
+            waiting.sentences(),
+            [
+                "2 changes that were asked for are not in effect yet.",
+                "A removal is not in effect yet.",
+                "1 message of yours waits on this device until the removal is in effect, \
+                 and then leaves by itself.",
+            ]
+        );
+    }
+
+    fn subject(name: &str) -> Subject {
+        Subject {
+            id: format!("id of {name}"),
+            name: name.into(),
+        }
+    }
+
+    #[test]
+    fn the_log_says_who_did_what_to_whom_and_why() {
+        let text = |kind, subject: Option<Subject>, reason: Option<&str>| {
+            let reason = reason.map(str::to_owned);
+            let change = LogChange {
+                kind,
+                subject,
+                reason,
+            };
+            let entry = LogEntry {
+                epoch: "e1".into(),
+                parent: None,
+                number: 1,
+                by: self::subject("Ana"),
+                at: Moment::from_ms(0),
+                changes: vec![change.clone(), change],
+            };
+            let text = entry.text();
+            let half = &text[..text.len() / 2];
+            assert_eq!(text, format!("{half} {half}"));
+            half.to_owned()
+        };
+        let eli = Some(subject("Eli"));
+        assert_eq!(
+            text(ChangeKind::Removed, eli.clone(), Some("ads\n5  00ff")),
+            "Ana removed Eli. The reason: ads 5 00ff"
+        );
+        assert_eq!(
+            text(ChangeKind::Demoted, eli, None),
+            "Ana ended the stewardship of Eli."
+        );
+        assert_eq!(
+            text(ChangeKind::Demoted, Some(subject("Ana")), None),
+            "Ana stopped being a steward."
+        );
+        assert_eq!(text(ChangeKind::Rekeyed, None, None), "Ana got fresh keys.");
+        assert_eq!(
+            text(ChangeKind::Began, None, None),
+            "What you know begins here, with a change by Ana."
+        );
+    }
+
+    #[test]
+    fn a_short_hash_is_the_beginning_of_the_hash() {
+        assert_eq!(short("0123456789abcdef"), "01234567");
+        assert_eq!(short("01"), "01");
+    }
 
     #[test]
     fn delivery_is_told_as_it_is() {

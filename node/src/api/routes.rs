@@ -25,9 +25,9 @@ use super::limits::{
 use super::server::{Site, until_stopping};
 use super::{
     ApiError, Done, Entries, EntriesQuery, Entry, ErrorBody, ErrorCode, GroupBody, GroupCreated,
-    GroupDetail, Groups, InviteBody, InviteCreated, Invites, Join, JoinBody, JoinQuery, JoinState,
-    Joins, Members, NodeStatus, Notice, OpenLink, PassphraseBody, PostBody, RemoveBody, Request,
-    Status, VaultCreated, guard,
+    GroupDetail, GroupLog, Groups, InviteBody, InviteCreated, Invites, Join, JoinBody, JoinQuery,
+    JoinState, Joins, Members, NodeStatus, Notice, OpenLink, PassphraseBody, PostBody, RemoveBody,
+    Repair, Request, Status, VaultCreated, guard,
 };
 
 /// How often a silent event stream says that it is still there.
@@ -44,11 +44,21 @@ pub(crate) fn table() -> Vec<(&'static str, MethodRouter<Site>)> {
         ("/v1/vault/lock", post(vault_lock)),
         ("/v1/groups", get(group_list).post(group_new)),
         ("/v1/groups/{group}", get(group_show).delete(group_leave)),
+        ("/v1/groups/{group}/log", get(group_log)),
+        ("/v1/groups/{group}/repair", post(group_repair)),
         ("/v1/groups/{group}/entries", get(entries).post(entry_new)),
         ("/v1/groups/{group}/members", get(member_list)),
         (
             "/v1/groups/{group}/members/{member}",
             axum::routing::delete(member_remove),
+        ),
+        (
+            "/v1/groups/{group}/members/{member}/promote",
+            post(member_promote),
+        ),
+        (
+            "/v1/groups/{group}/members/{member}/demote",
+            post(member_demote),
         ),
         (
             "/v1/groups/{group}/invites",
@@ -85,8 +95,9 @@ pub(crate) fn router(site: &Site) -> Router<Site> {
     ),
     paths(
         status, stop, open, vault_create, vault_unlock, vault_lock, group_list, group_new,
-        group_show, group_leave, entries, entry_new, member_list, member_remove, invite_list,
-        invite_new, invite_revoke, join_list, join_new, join_show, events, openapi
+        group_show, group_leave, group_log, group_repair, entries, entry_new, member_list,
+        member_remove, member_promote, member_demote, invite_list, invite_new, invite_revoke,
+        join_list, join_new, join_show, events, openapi
     ),
     components(schemas(Notice)),
     modifiers(&Security),
@@ -213,6 +224,28 @@ async fn group_leave(
     site.ask(Request::GroupLeave { group }).await.map(Json)
 }
 
+/// Reads the log of a group's changes, oldest first; each entry names the one before it by hash.
+#[utoipa::path(get, path = "/v1/groups/{group}/log", params(("group" = String, Path)), responses(
+    (status = 200, body = GroupLog), (status = "default", body = ErrorBody)))]
+async fn group_log(
+    State(site): State<Site>,
+    Reference(group): Reference<String>,
+) -> Answered<GroupLog> {
+    let group = checked(group)?;
+    site.ask(Request::GroupLog { group }).await.map(Json)
+}
+
+/// Looks for what keeps a group from working, tries to mend it, and tells what was found.
+#[utoipa::path(post, path = "/v1/groups/{group}/repair", params(("group" = String, Path)),
+    responses((status = 200, body = Repair), (status = "default", body = ErrorBody)))]
+async fn group_repair(
+    State(site): State<Site>,
+    Reference(group): Reference<String>,
+) -> Answered<Repair> {
+    let group = checked(group)?;
+    site.ask(Request::GroupRepair { group }).await.map(Json)
+}
+
 /// Reads a group's latest entries, or those before an entry, in the order of the group's view.
 #[utoipa::path(get, path = "/v1/groups/{group}/entries",
     params(("group" = String, Path), EntriesQuery), responses(
@@ -277,6 +310,34 @@ async fn member_remove(
     })
     .await
     .map(Json)
+}
+
+/// Makes a member a steward, of the lowest rank.
+#[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/promote",
+    params(("group" = String, Path), ("member" = String, Path)), responses(
+    (status = 200, body = Done), (status = "default", body = ErrorBody)))]
+async fn member_promote(
+    State(site): State<Site>,
+    Reference((group, member)): Reference<(String, String)>,
+) -> Answered<Done> {
+    let (group, member) = (checked(group)?, checked(member)?);
+    site.ask(Request::MemberPromote { group, member })
+        .await
+        .map(Json)
+}
+
+/// Makes a steward an ordinary member.
+#[utoipa::path(post, path = "/v1/groups/{group}/members/{member}/demote",
+    params(("group" = String, Path), ("member" = String, Path)), responses(
+    (status = 200, body = Done), (status = "default", body = ErrorBody)))]
+async fn member_demote(
+    State(site): State<Site>,
+    Reference((group, member)): Reference<(String, String)>,
+) -> Answered<Done> {
+    let (group, member) = (checked(group)?, checked(member)?);
+    site.ask(Request::MemberDemote { group, member })
+        .await
+        .map(Json)
 }
 
 /// Lists a group's invites, oldest first; their links are not in it.

@@ -4,20 +4,23 @@ use std::collections::BTreeMap;
 
 use kith_protocol::{
     event::TextError,
-    group::{Group, GroupError},
+    group::{Group, GroupError, LogChange, LogEntry, Problem},
     id::{EnvelopeId, GroupId, InviteId, JoinId, MemberId},
     invite::{LinkError, Refusal},
     name::Name,
     profile::{self, Command, Error, Join, JoinState, Outcome, Profile},
-    time::Span,
+    time::{Span, Time},
     view::{Entry, EntryKind},
 };
 
-use super::Driver;
+use super::{Driver, now};
 use crate::{
     api::{self, ApiError, ErrorCode, Moment, Reply, Request, Secret},
     network::Peer,
 };
+
+/// For how long a group's reply tells of a member who came back with fresh keys.
+const REJOIN_SHOWN: Span = Span::DAY.times(30);
 
 /// What a request leads to.
 pub(super) enum Asked {
@@ -34,6 +37,7 @@ pub(super) enum Then {
     Posted(GroupId),
     Invited,
     Asked,
+    Repaired(GroupId),
 }
 
 /// Resolves a request's references and names.
@@ -77,6 +81,19 @@ pub(super) fn ask(driver: &Driver, profile: &Profile, request: Request) -> Resul
             },
             Then::Done,
         )),
+        Request::GroupLog { group } => reply(log(find(profile, &group)?).into()),
+        Request::GroupRepair { group } => {
+            let group = find(profile, &group)?;
+            if group.removal().is_some() {
+                // There is nothing to try: only a steward can mend this.
+                return reply(repair(group).into());
+            }
+            let group = group.id();
+            Ok(Asked::Command(
+                Command::Repair { group },
+                Then::Repaired(group),
+            ))
+        }
         Request::InviteNew {
             group,
             expires_ms,
@@ -161,18 +178,31 @@ pub(super) fn ask(driver: &Driver, profile: &Profile, request: Request) -> Resul
             reason,
         } => {
             let group = find(profile, &group)?;
-            let roster = group
-                .roster()
-                .iter()
-                .map(|member| (member.id, member.name.to_string()));
-            let member: MemberId =
-                api::resolve("member", ErrorCode::UnknownMember, &member, roster)?;
+            let member = find_member(group, &member)?;
             Ok(Asked::Command(
                 Command::Remove {
                     group: group.id(),
                     member,
                     reason,
                 },
+                Then::Done,
+            ))
+        }
+        Request::MemberPromote { group, member } => {
+            let group = find_in(profile, &group)?;
+            let member = find_member(group, &member)?;
+            let group = group.id();
+            Ok(Asked::Command(
+                Command::Promote { group, member },
+                Then::Done,
+            ))
+        }
+        Request::MemberDemote { group, member } => {
+            let group = find_in(profile, &group)?;
+            let member = find_member(group, &member)?;
+            let group = group.id();
+            Ok(Asked::Command(
+                Command::Demote { group, member },
                 Then::Done,
             ))
         }
@@ -208,6 +238,10 @@ pub(super) fn outcome(
         }
         .into()),
         (Then::Asked, Outcome::Asked(id)) => Ok(find_join(profile, &id)?.into()),
+        (Then::Repaired(id), _) => {
+            let group = profile.group(&id).ok_or_else(unexpected)?;
+            Ok(repair(group).into())
+        }
         (Then::Done, _) => Ok(api::Done {}.into()),
         _ => Err(unexpected()),
     }
@@ -297,6 +331,14 @@ fn find_in<'a>(profile: &'a Profile, reference: &str) -> Result<&'a Group, ApiEr
     Err(error)
 }
 
+fn find_member(group: &Group, reference: &str) -> Result<MemberId, ApiError> {
+    let roster = group
+        .roster()
+        .iter()
+        .map(|member| (member.id, member.name.to_string()));
+    api::resolve("member", ErrorCode::UnknownMember, reference, roster)
+}
+
 fn find_join(profile: &Profile, id: &JoinId) -> Result<api::Join, ApiError> {
     let found = profile.joins().find(|(other, _)| *other == id);
     found
@@ -315,17 +357,215 @@ fn summary(group: &Group) -> api::GroupSummary {
 
 fn detail(driver: &Driver, group: &Group) -> Result<api::GroupDetail, ApiError> {
     let policy = group.policy().ok_or_else(unexpected)?;
-    let (epoch, _) = group.epoch();
+    let (epoch, epoch_number) = group.epoch();
+    let epoch = epoch.to_string();
     Ok(api::GroupDetail {
         id: group.id().to_string(),
         name: group_name(group),
-        epoch: epoch.to_string(),
+        epoch_short: api::short(&epoch).to_owned(),
+        epoch,
+        epoch_number,
+        settling: settling(group),
+        rejoined: rejoined(group),
         members: group.roster().len() as u32,
         stewards: policy.stewards.len() as u32,
         community: driver.community_links(policy.community.iter()),
         you: member(group, &group.me()),
         standing: standing(group),
     })
+}
+
+fn settling(group: &Group) -> api::Settling {
+    let settling = group.settling();
+    let hold = match settling.waiting_messages {
+        0 => None,
+        _ if !settling.waiting_removals.is_empty() => Some(api::Hold::Removal),
+        _ if lacks_keys(&group.problems()) => Some(api::Hold::FreshKeys),
+        _ => Some(api::Hold::Change),
+    };
+    api::Settling {
+        settled: settling.settled,
+        stewards_here: settling.stewards_here as u32,
+        stewards: settling.stewards as u32,
+        waiting_changes: settling.waiting_changes as u32,
+        waiting_messages: settling.waiting_messages as u32,
+        waiting_removals: settling
+            .waiting_removals
+            .iter()
+            .map(|member| subject(group, member))
+            .collect(),
+        hold,
+    }
+}
+
+fn lacks_keys(problems: &[Problem]) -> bool {
+    problems
+        .iter()
+        .any(|problem| matches!(problem, Problem::OldCopy | Problem::Asked { .. }))
+}
+
+/// Who came back with fresh keys lately, and is still there.
+fn rejoined(group: &Group) -> Vec<api::Rejoin> {
+    let now = now();
+    let mut latest: BTreeMap<MemberId, Time> = BTreeMap::new();
+    for entry in group.log() {
+        for change in &entry.changes {
+            if let LogChange::Rejoined(member) = change
+                && entry.at.after(REJOIN_SHOWN) > now
+            {
+                latest.insert(*member, entry.at);
+            }
+        }
+    }
+    latest.retain(|id, _| group.roster().iter().any(|member| member.id == *id));
+    let mut rejoined: Vec<(MemberId, Time)> = latest.into_iter().collect();
+    rejoined.sort_by_key(|(_, at)| *at);
+    rejoined
+        .into_iter()
+        .map(|(member, at)| api::Rejoin {
+            member: subject(group, &member),
+            at: at.into(),
+        })
+        .collect()
+}
+
+fn log(group: &Group) -> api::GroupLog {
+    let entry = |entry: LogEntry| api::LogEntry {
+        epoch: entry.epoch.to_string(),
+        parent: entry.parent.map(|parent| parent.to_string()),
+        number: entry.number,
+        by: subject(group, &entry.by),
+        at: entry.at.into(),
+        changes: entry
+            .changes
+            .into_iter()
+            .map(|change| log_change(group, change))
+            .collect(),
+    };
+    api::GroupLog {
+        entries: group.log().into_iter().map(entry).collect(),
+    }
+}
+
+fn log_change(group: &Group, change: LogChange) -> api::LogChange {
+    use api::ChangeKind;
+    let (kind, member, reason) = match change {
+        LogChange::Began => (ChangeKind::Began, None, None),
+        LogChange::Joined(member) => (ChangeKind::Joined, Some(member), None),
+        LogChange::Left(member) => (ChangeKind::Left, Some(member), None),
+        LogChange::Removed { member, reason } => (ChangeKind::Removed, Some(member), reason),
+        LogChange::Promoted(member) => (ChangeKind::Promoted, Some(member), None),
+        LogChange::Demoted(member) => (ChangeKind::Demoted, Some(member), None),
+        LogChange::Rejoined(member) => (ChangeKind::Rejoined, Some(member), None),
+        LogChange::Rekeyed => (ChangeKind::Rekeyed, None, None),
+    };
+    api::LogChange {
+        kind,
+        subject: member.map(|member| subject(group, &member)),
+        reason,
+    }
+}
+
+fn repair(group: &Group) -> api::Repair {
+    let problems = group.problems();
+    let asked = problems
+        .iter()
+        .any(|problem| matches!(problem, Problem::Asked { .. }));
+    api::Repair {
+        problems: problems
+            .iter()
+            .map(|found| problem(group, found, asked))
+            .collect(),
+    }
+}
+
+/// Says a problem in the words of the local interface; `asked` tells whether fresh keys were asked
+/// for.
+fn problem(group: &Group, problem: &Problem, asked: bool) -> api::Problem {
+    use api::ProblemKind;
+    let say = |kind, wrong: String, tried: &str, advice: &str| api::Problem {
+        kind,
+        wrong,
+        tried: tried.to_owned(),
+        advice: advice.to_owned(),
+    };
+    let tried_keys = if asked {
+        "Fresh keys were asked for; any member's node can answer."
+    } else {
+        "What is missing is looked for in the group's mailboxes."
+    };
+    let shown = |time: Time| Moment::from(time).in_local_time("%-d %B %Y, %H:%M");
+    match problem {
+        Problem::Removed => {
+            let reason = group.removal().and_then(|removal| removal.reason);
+            let reason = reason.map_or(String::new(), |why| format!(" The reason given: {why}"));
+            say(
+                ProblemKind::Removed,
+                format!("You were removed from this group.{reason}"),
+                "Nothing was tried: only a steward can let you in again.",
+                "Ask a steward for a new invite if you want to come back.",
+            )
+        }
+        Problem::OutOfTouch => say(
+            ProblemKind::OutOfTouch,
+            "None of the group's community nodes can be reached, so what is written may not get \
+             through for now."
+                .to_owned(),
+            "This node tries to reach them again and again by itself.",
+            "Check this computer's connection and leave the node running; if others have no \
+             trouble, ask them whether the group has moved to another community node.",
+        ),
+        Problem::RemovalPending { members } => {
+            let names: Vec<String> = members.iter().map(|id| name_of(group, id)).collect();
+            say(
+                ProblemKind::RemovalPending,
+                format!(
+                    "The removal of {} is not in effect yet, and what you write waits until it is.",
+                    names.join(", ")
+                ),
+                "The stewards' nodes make the removal again by themselves.",
+                "Wait until a steward is online; if you are one, leave this node running.",
+            )
+        }
+        Problem::MissingChanges { envelopes, since } => {
+            let what = match envelopes {
+                1 => "1 message waits".to_owned(),
+                n => format!("{n} messages wait"),
+            };
+            say(
+                ProblemKind::MissingChanges,
+                format!(
+                    "{what} since {} for changes of the group that this device does not have.",
+                    shown(*since)
+                ),
+                tried_keys,
+                "Leave this node running until it is answered.",
+            )
+        }
+        Problem::OldCopy => say(
+            ProblemKind::OldCopy,
+            "This device's files are an older copy of themselves, so what you write waits until \
+             it has fresh keys."
+                .to_owned(),
+            tried_keys,
+            "Leave this node running until it is answered, and run no other node from such a copy.",
+        ),
+        Problem::Asked { at } => say(
+            ProblemKind::Asked,
+            format!(
+                "Fresh keys were asked for on {}, and nobody has answered yet.",
+                shown(*at)
+            ),
+            "The request waits in the group's mailboxes.",
+            "Leave this node running; the answer comes when another member is online.",
+        ),
+        Problem::NoLongerIn => say(
+            ProblemKind::NoLongerIn,
+            "A steward's node answered that you are no longer in this group.".to_owned(),
+            "Fresh keys were asked for, and not given.",
+            "Ask a steward for a new invite if you want to come back.",
+        ),
+    }
 }
 
 fn standing(group: &Group) -> api::GroupStanding {
@@ -401,12 +641,12 @@ fn entry(driver: &Driver, group: &Group, entry: Entry) -> api::Entry {
         EntryKind::Joined => (api::EntryKind::Joined, String::new()),
         EntryKind::Left => (api::EntryKind::Left, String::new()),
         EntryKind::Removed { reason } => (api::EntryKind::Removed, reason.unwrap_or_default()),
+        EntryKind::Promoted => (api::EntryKind::Promoted, String::new()),
+        EntryKind::Demoted => (api::EntryKind::Demoted, String::new()),
+        EntryKind::Rejoined => (api::EntryKind::Rejoined, String::new()),
         EntryKind::Newer => (api::EntryKind::Newer, String::new()),
     };
-    let subject = entry.subject.map(|id| api::Subject {
-        id: id.to_string(),
-        name: name_of(group, &id),
-    });
+    let subject = entry.subject.map(|id| subject(group, &id));
     api::Entry {
         id: entry.id.to_string(),
         group: group.id().to_string(),
@@ -419,7 +659,7 @@ fn entry(driver: &Driver, group: &Group, entry: Entry) -> api::Entry {
         delivery: group
             .envelope_of(&entry.id)
             .map(|envelope| driver.delivery(&envelope)),
-        before_resync: false,
+        before_resync: entry.before_resync,
     }
 }
 
@@ -457,6 +697,13 @@ fn name_of(group: &Group, member: &MemberId) -> String {
         .name_of(member)
         .map(Name::to_string)
         .unwrap_or_default()
+}
+
+fn subject(group: &Group, member: &MemberId) -> api::Subject {
+    api::Subject {
+        id: member.to_string(),
+        name: name_of(group, member),
+    }
 }
 
 fn name(text: &str) -> Result<Name, ApiError> {
@@ -540,6 +787,22 @@ fn group_error(error: &GroupError) -> ApiError {
         GroupError::NoSuchInvite => say(
             ErrorCode::UnknownInvite,
             "list them with: kith invite list GROUP",
+        ),
+        GroupError::AlreadySteward => say(
+            ErrorCode::AlreadySteward,
+            "nothing needs to be done; members and stewards: kith member list GROUP",
+        ),
+        GroupError::NoSuchSteward => say(
+            ErrorCode::NoSuchSteward,
+            "nothing needs to be done; members and stewards: kith member list GROUP",
+        ),
+        GroupError::LastSteward => say(
+            ErrorCode::LastSteward,
+            "make another member a steward, then try again",
+        ),
+        GroupError::TooManyStewards => say(
+            ErrorCode::TooManyStewards,
+            "end the stewardship of somebody else, then try again",
         ),
         GroupError::RemoveSelf => say(ErrorCode::BadRequest, "leave with: kith group leave GROUP"),
         GroupError::ReasonTooLong => say(ErrorCode::BadRequest, "shorten it"),

@@ -1,4 +1,4 @@
-//! A group's members: who is here, removing one, leaving.
+//! A group's members: who is here, choosing stewards, removing one, leaving.
 
 use askama::Template;
 use axum::Extension;
@@ -51,12 +51,55 @@ pub(super) async fn remove(
         })
         .await
     };
-    match removed.await {
-        Ok(Done {}) => Ok(to_members(&site, group).await?),
+    let removed = removed.await;
+    changed(&site, &session, group, removed).await
+}
+
+/// Makes a member a steward.
+pub(super) async fn promote(
+    State(site): State<Site>,
+    Extension(session): Extension<Session>,
+    Reference((group, member)): Reference<(String, String)>,
+    Form(Empty {}): Form<Empty>,
+) -> Page {
+    let request = Request::MemberPromote {
+        group: group.clone(),
+        member,
+    };
+    change(&site, &session, group, request).await
+}
+
+/// Makes a steward an ordinary member.
+pub(super) async fn demote(
+    State(site): State<Site>,
+    Extension(session): Extension<Session>,
+    Reference((group, member)): Reference<(String, String)>,
+    Form(Empty {}): Form<Empty>,
+) -> Page {
+    let request = Request::MemberDemote {
+        group: group.clone(),
+        member,
+    };
+    change(&site, &session, group, request).await
+}
+
+async fn change(site: &Site, session: &Session, group: String, request: Request) -> Page {
+    changed(site, session, group, site.ask(request).await).await
+}
+
+/// Shows the members as they are now, and what kept the change from being carried out.
+async fn changed(
+    site: &Site,
+    session: &Session,
+    group: String,
+    done: Result<Done, ApiError>,
+) -> Page {
+    match done {
+        Ok(Done {}) => Ok(to_members(site, group).await?),
         Err(problem) => {
             let page = MembersPage {
                 problem: Some(problem.clone()),
-                ..MembersPage::load(&site, &session, group).await?
+                ..MembersPage::load(site, session, group).await?
             };
             Ok(refused(&problem, &page))
         }
@@ -79,6 +122,11 @@ async fn to_members(site: &Site, group: String) -> Page {
 }
 
 impl MembersPage {
+    /// Whether the caller may choose stewards and remove members.
+    fn may_change(&self) -> bool {
+        self.group.you.steward && self.group.standing == GroupStanding::Member
+    }
+
     async fn load(site: &Site, session: &Session, group: String) -> Result<Self, PageError> {
         let group: GroupDetail = site.ask(Request::GroupShow { group }).await?;
         let Members { members } = site

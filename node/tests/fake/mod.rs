@@ -2,6 +2,8 @@
 //!
 //! Links: `kith:now` joins at once, `kith:later` waits until [`Running::admit`] or
 //! [`Running::refuse`], anything else is malformed.
+//!
+//! Groups are settled and in order, but for one called [`ROUGH`].
 #![allow(dead_code, reason = "each test program uses its own part of this")]
 
 use std::path::Path;
@@ -9,10 +11,12 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use kith_node::api::{
-    self, Answer, ApiConfig, ApiError, CommunityLink, Delivery, Done, Endpoint, Entries, Entry,
-    EntryKind, ErrorCode, GroupCreated, GroupDetail, GroupStanding, GroupSummary, Groups, Handle,
-    Invite, InviteCreated, Invites, Join, JoinState, JoinedGroup, Joins, Member, Members, Moment,
-    NodeStatus, Notice, Reply, Request, Requests, Role, Secret, Subject, VaultCreated, VaultState,
+    self, Answer, ApiConfig, ApiError, ChangeKind, CommunityLink, Delivery, Done, Endpoint,
+    Entries, Entry, EntryKind, ErrorCode, GroupCreated, GroupDetail, GroupLog, GroupStanding,
+    GroupSummary, Groups, Handle, Hold, Invite, InviteCreated, Invites, Join, JoinState,
+    JoinedGroup, Joins, LogChange, LogEntry, Member, Members, Moment, NodeStatus, Notice, Problem,
+    ProblemKind, Rejoin, Repair, Reply, Request, Requests, Role, Secret, Settling, Subject,
+    VaultCreated, VaultState,
 };
 use tempfile::TempDir;
 use tokio::sync::{mpsc as channel, oneshot};
@@ -20,6 +24,9 @@ use tokio::sync::{mpsc as channel, oneshot};
 pub const PASSPHRASE: &str = "correct horse battery";
 pub const WORDS: &str = "apple bird cloud door earth fire glass hill iron joy kite lamp \
     moon nest oak pear quiet rain sand tree under vine wind zone";
+
+/// Name of a group whose changes have not settled, and where everything new was sent before a re-sync.
+pub const ROUGH: &str = "Rough night";
 
 /// A server with a fake node behind it, on a thread of its own.
 pub struct Running {
@@ -341,8 +348,45 @@ impl Node {
                 group.entries.push(entry);
                 Ok(Done {}.into())
             }
+            Request::MemberPromote { group, member } => {
+                self.steward(&group, &member, EntryKind::Promoted)
+            }
+            Request::MemberDemote { group, member } => {
+                self.steward(&group, &member, EntryKind::Demoted)
+            }
+            Request::GroupLog { group } => Ok(log(self.find(&group)?).into()),
+            Request::GroupRepair { group } => Ok(repair(self.find(&group)?).into()),
             _ => Err(ApiError::internal("asked twice")),
         }
+    }
+
+    fn steward(&mut self, group: &str, member: &str, kind: EntryKind) -> Result<Reply, ApiError> {
+        let mut entry = self.entry(group, kind, "")?;
+        let group = self.find(group)?;
+        let list = group.members.iter().map(|m| (m.id.clone(), m.name.clone()));
+        let id = pick("member", ErrorCode::UnknownMember, member, list)?;
+        let steward = kind == EntryKind::Promoted;
+        let stewards = group.members.iter().filter(|m| m.steward).count();
+        let member = group.members.iter_mut().find(|m| m.id == id).unwrap();
+        if steward && member.steward {
+            return Err(ApiError::new(
+                ErrorCode::AlreadySteward,
+                "that member is a steward already",
+                "nothing needs to be done",
+            ));
+        }
+        if !steward && stewards == 1 {
+            return Err(ApiError::new(
+                ErrorCode::LastSteward,
+                "a group needs a steward; promote somebody else first",
+                "make another member a steward, then try again",
+            ));
+        }
+        member.steward = steward;
+        let name = member.name.clone();
+        entry.subject = Some(Subject { id, name });
+        group.entries.push(entry);
+        Ok(Done {}.into())
     }
 
     fn join(&mut self, link: &str, pseudonym: String) -> Result<Reply, ApiError> {
@@ -446,7 +490,7 @@ impl Node {
                     until: Some(until),
                 },
             }),
-            before_resync: false,
+            before_resync: group.name == ROUGH,
         })
     }
 
@@ -500,12 +544,115 @@ fn detail(group: &mut Group) -> GroupDetail {
     GroupDetail {
         id: group.id.clone(),
         name: group.name.clone(),
-        epoch: "e0".repeat(32),
+        epoch: hash(group.entries.len()),
+        epoch_short: api::short(&hash(group.entries.len())).to_owned(),
+        epoch_number: group.entries.len() as u64,
+        settling: settling(group),
+        rejoined: rejoined(group),
         members: group.members.len() as u32,
-        stewards: 1,
+        stewards: group.members.iter().filter(|m| m.steward).count() as u32,
         community: Vec::new(),
         you: group.members[0].clone(),
         standing: group.standing,
+    }
+}
+
+fn hash(number: usize) -> String {
+    format!("{number:08x}{}", "e0".repeat(28))
+}
+
+fn settling(group: &Group) -> Settling {
+    let rough = group.name == ROUGH;
+    Settling {
+        settled: !rough,
+        stewards_here: 1,
+        stewards: if rough { 3 } else { 1 },
+        waiting_changes: u32::from(rough),
+        waiting_messages: if rough { 2 } else { 0 },
+        waiting_removals: if rough { vec![eli()] } else { Vec::new() },
+        hold: rough.then_some(Hold::Removal),
+    }
+}
+
+fn rejoined(group: &Group) -> Vec<Rejoin> {
+    let rejoin = Rejoin {
+        member: subject(&group.members[0]),
+        at: Moment::from_ms(1_795_462_200_000),
+    };
+    (group.name == ROUGH)
+        .then_some(rejoin)
+        .into_iter()
+        .collect()
+}
+
+/// Somebody who is named by no member list and no entry.
+fn eli() -> Subject {
+    Subject {
+        id: "e1".repeat(32),
+        name: "Eli".into(),
+    }
+}
+
+fn subject(member: &Member) -> Subject {
+    Subject {
+        id: member.id.clone(),
+        name: member.name.clone(),
+    }
+}
+
+/// The beginning, and one entry for each entry of the group that is a change.
+fn log(group: &mut Group) -> GroupLog {
+    let by = subject(&group.members[0]);
+    let began = LogEntry {
+        epoch: hash(0),
+        parent: None,
+        number: 0,
+        by: by.clone(),
+        at: Moment::from_ms(1_795_462_200_000),
+        changes: vec![LogChange {
+            kind: ChangeKind::Began,
+            subject: None,
+            reason: None,
+        }],
+    };
+    let changes = group.entries.iter().filter_map(|entry| {
+        let kind = match entry.kind {
+            EntryKind::Removed => ChangeKind::Removed,
+            EntryKind::Promoted => ChangeKind::Promoted,
+            EntryKind::Demoted => ChangeKind::Demoted,
+            _ => return None,
+        };
+        let reason = (kind == ChangeKind::Removed).then(|| entry.text.clone());
+        let change = LogChange {
+            kind,
+            subject: entry.subject.clone(),
+            reason,
+        };
+        Some((entry.at, change))
+    });
+    let entries = changes.enumerate().map(|(index, (at, change))| LogEntry {
+        epoch: hash(index + 1),
+        parent: Some(hash(index)),
+        number: index as u64 + 1,
+        by: by.clone(),
+        at,
+        changes: vec![change],
+    });
+    GroupLog {
+        entries: std::iter::once(began).chain(entries).collect(),
+    }
+}
+
+fn repair(group: &mut Group) -> Repair {
+    let problem = Problem {
+        kind: ProblemKind::RemovalPending,
+        wrong: "The removal of Eli is not in effect yet.".into(),
+        tried: "The stewards' nodes make the removal again by themselves.".into(),
+        advice: "Wait until a steward is online.".into(),
+    };
+    let problems = (group.name == ROUGH).then_some(problem);
+    Repair {
+        problems: problems.into_iter().collect(),
     }
 }
 
