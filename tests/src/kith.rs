@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::halves::Place;
 use crate::wait::ONE_COMMAND;
 
 /// More lines than any test writes, for `read --limit`.
@@ -49,6 +50,7 @@ fn beside_the_test() -> PathBuf {
 #[derive(Clone, Debug)]
 pub struct Kith {
     profile: PathBuf,
+    place: Place,
 }
 
 /// A group, as its members see it.
@@ -133,8 +135,15 @@ pub struct Refusal {
 impl Kith {
     /// Speaks of the profile in a directory, which need not exist yet.
     pub fn at(profile: &Path) -> Self {
+        Self::at_in(profile, &Place::default())
+    }
+
+    /// Speaks of the profile in a directory, by commands that are run in a place: a node's local API is
+    /// on the loopback of its own.
+    pub fn at_in(profile: &Path, place: &Place) -> Self {
         Self {
             profile: profile.to_owned(),
+            place: place.clone(),
         }
     }
 
@@ -145,7 +154,7 @@ impl Kith {
 
     /// Begins a command line for this profile, away from whatever the machine's user has set.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(program());
+        let mut command = self.place.command(program());
         for (name, _) in env::vars_os() {
             if name.to_string_lossy().starts_with("KITH_") {
                 command.env_remove(name);
@@ -319,6 +328,36 @@ impl Kith {
             "--json", "member", "remove", &group.id, member, "--reason", reason,
         ];
         self.run(&arguments).done().map(drop)
+    }
+
+    /// Makes a member a steward.
+    ///
+    /// # Errors
+    ///
+    /// The program's refusal.
+    pub fn promotes(&self, group: &Group, member: &str) -> Result<(), Refusal> {
+        let arguments = ["--json", "member", "promote", &group.id, member];
+        self.run(&arguments).done().map(drop)
+    }
+
+    /// Makes a steward an ordinary member.
+    ///
+    /// # Errors
+    ///
+    /// The program's refusal.
+    pub fn demotes(&self, group: &Group, member: &str) -> Result<(), Refusal> {
+        let arguments = ["--json", "member", "demote", &group.id, member];
+        self.run(&arguments).done().map(drop)
+    }
+
+    /// Reads the log of a group's changes, as the program prints it.
+    pub fn log(&self, group: &Group) -> Vec<Value> {
+        self.json_lines(&["group", "log", &group.id])
+    }
+
+    /// Shows a group, as the program prints it.
+    pub fn shows(&self, group: &Group) -> Value {
+        self.json(&["group", "show", &group.id])
     }
 
     /// Tells whether these words are shown by the group's page or among what is read in it.

@@ -4,7 +4,8 @@
 //! [`process::Community`] and [`process::Member`], which start, stop and kill processes, and of
 //! [`kith::Kith`], which runs one command and reads its output. [`transcript`] reads the written evening,
 //! [`leak`] searches a disk for it, [`http`] speaks to a node's local API, [`wait`] waits for a condition
-//! (never for a time) and [`seed`] makes chance repeatable.
+//! (never for a time) and [`seed`] makes chance repeatable. [`halves`] is a network of namespaces that can
+//! be cut in two.
 //!
 //! [`sim`] is something else: the protocol alone, without processes, in a virtual world.
 
@@ -16,6 +17,7 @@
 #![deny(missing_docs)]
 
 pub mod evening;
+pub mod halves;
 pub mod http;
 pub mod kith;
 pub mod leak;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::halves::{Half, Place};
 use crate::kith::{Group, Joined, Kith, Output, Refusal};
 use crate::wait::{UNTIL_READY, UNTIL_STOPPED, wait_explained, wait_until};
 
@@ -22,6 +23,9 @@ const READY: &str = "ready";
 
 /// Where a personal node that others can reach directly listens in tests: loopback only, any port.
 const LOOPBACK: &str = "/ip4/127.0.0.1/tcp/0";
+
+/// Where a community node listens that has an address of its own.
+const OWN_PORT: u16 = 4001;
 
 /// How many lines of a log are shown when a test has failed.
 const SHOWN_LINES: usize = 40;
@@ -32,17 +36,24 @@ pub struct Home {
     name: String,
     dir: Option<TempDir>,
     path: PathBuf,
+    place: Place,
 }
 
 impl Home {
     /// Makes the directory, with a passphrase in it and no profile yet.
     pub fn new(name: &str) -> Self {
+        Self::new_in(name, &Place::default())
+    }
+
+    /// Makes the directory for a process that runs in a place.
+    pub fn new_in(name: &str, place: &Place) -> Self {
         let dir = tempfile::Builder::new().prefix("kith-test-").tempdir();
         let dir = dir.expect("the machine has room for a temporary directory");
         let home = Self {
             name: name.to_owned(),
             path: dir.path().to_owned(),
             dir: Some(dir),
+            place: place.clone(),
         };
         home.write_passphrase("passphrase", &home.passphrase());
         home
@@ -50,7 +61,7 @@ impl Home {
 
     /// Commands for this profile.
     pub fn kith(&self) -> Kith {
-        Kith::at(&self.profile())
+        Kith::at_in(&self.profile(), &self.place)
     }
 
     /// The directory of the profile.
@@ -312,15 +323,24 @@ pub struct Community {
 impl Community {
     /// Starts one on a port that it keeps through restarts, and waits until it serves.
     pub fn start() -> Self {
-        let home = Home::new("the community");
         let listen = format!("/ip4/127.0.0.1/tcp/{}", port_below_ephemeral());
+        Self::start_at(Home::new("the community"), &listen)
+    }
+
+    /// Starts one that both halves of a network reach.
+    pub fn start_in(half: &Half) -> Self {
+        let home = Home::new_in("the community", &half.place);
+        Self::start_at(home, &format!("/ip4/{}/tcp/{OWN_PORT}", half.address))
+    }
+
+    fn start_at(home: Home, listen: &str) -> Self {
         let passphrase = home.passphrase_file();
         let arguments = [
             "--passphrase-file",
             &passphrase,
             "community",
             "--listen",
-            &listen,
+            listen,
         ];
         let mut node = Node::new(home, &arguments);
         let printed = node.start();
@@ -367,22 +387,33 @@ impl Member {
 
     /// Makes a profile and starts a node that other members can reach directly.
     pub fn start_reachable_as(name: &str, pseudonym: &str, community: &Community) -> Self {
-        let mut member = Self::prepared(name, pseudonym, community, &["--listen", LOOPBACK]);
+        let more = ["--listen", LOOPBACK];
+        let mut member = Self::prepared(Home::new(name), pseudonym, &[community], &more);
+        member.node.start();
+        member
+    }
+
+    /// Makes a profile and starts a node in one half of a network, that knows these community nodes.
+    pub fn start_in(half: &Half, name: &str, communities: &[&Community]) -> Self {
+        let home = Home::new_in(name, &half.place);
+        let mut member = Self::prepared(home, &format!("{name} of the test"), communities, &[]);
         member.node.start();
         member
     }
 
     /// Makes a profile, and starts nothing.
     pub fn beginning(name: &str, pseudonym: &str, community: &Community) -> Self {
-        Self::prepared(name, pseudonym, community, &[])
+        Self::prepared(Home::new(name), pseudonym, &[community], &[])
     }
 
-    fn prepared(name: &str, pseudonym: &str, community: &Community, more: &[&str]) -> Self {
-        let home = Home::new(name);
+    fn prepared(home: Home, pseudonym: &str, communities: &[&Community], more: &[&str]) -> Self {
         home.init();
         let passphrase = home.passphrase_file();
         let mut arguments = vec!["--passphrase-file", &passphrase, "up", "--no-open"];
-        arguments.extend(["--api-port", "0", "--community", community.address()]);
+        arguments.extend(["--api-port", "0"]);
+        for community in communities {
+            arguments.extend(["--community", community.address()]);
+        }
         arguments.extend(more);
         Self {
             kith: home.kith(),

@@ -17,16 +17,19 @@
 pub mod action;
 pub mod dice;
 pub mod disk;
+mod hostile;
 pub mod ledger;
 pub mod node;
 pub mod oracle;
 pub mod plan;
 pub mod report;
+pub mod scene;
 pub mod tap;
+mod withhold;
 pub mod world;
 
 pub use self::{
-    action::Action,
+    action::{Action, Deed, Harm, Loss, Place},
     ledger::{Failure, FailureKind},
     oracle::Leniency,
     plan::{Ran, Scope, Size},

@@ -1,9 +1,10 @@
 //! Runs random worlds for some time and reports, a `name: value` line each.
 //!
 //! `simulate --seconds N [--seed N] [--runs N] [--members N] [--commands N]`, and what plans may
-//! contain beyond what the code promises today: `--leaving`, `--stewards-leave`, `--wrong-clocks`,
-//! `--rejoin`, or `--everything`. Also `SEED=n`. Without a seed it begins at one drawn from the clock. A run that fails prints its seed:
-//! `SEED=n simulate --runs 1` replays it, and `TRACE=1` says what happens in it.
+//! contain beyond what the code promises today: `--everything`, or a switch of [`Scope`] by its
+//! name (`--several-stewards`, `--twins`, …; `--no-twins` takes it out again). Also `SEED=n`.
+//! Without a seed it begins at one drawn from the clock. A run that fails prints its seed: `SEED=n
+//! simulate --runs 1` replays it, with the same switches, and `TRACE=1` says what happens in it.
 
 #![allow(
     clippy::unwrap_used,
@@ -86,7 +87,7 @@ fn read() -> Wish {
         seed: seed.map_or(clock, |text| text.parse().expect("SEED is a whole number")),
         runs: u64::MAX,
         size: Size {
-            members: 20,
+            members: 60,
             commands: 60,
         },
         scope: Scope::TODAY,
@@ -95,12 +96,16 @@ fn read() -> Wish {
     while let Some(word) = words.next() {
         match word.as_str() {
             "--everything" => wish.scope = Scope::EVERYTHING,
-            "--leaving" => wish.scope.leaving = true,
-            "--stewards-leave" => (wish.scope.leaving, wish.scope.stewards_leave) = (true, true),
-            "--wrong-clocks" => wish.scope.wrong_clocks = true,
-            "--rejoin" => wish.scope.rejoin = true,
             _ => {
-                number(&mut wish, &word, words.next());
+                let name = word.trim_start_matches("--");
+                let (name, on) = match name.strip_prefix("no-") {
+                    Some(name) => (name, false),
+                    None => (name, true),
+                };
+                match wish.scope.switch(name) {
+                    Some(switch) => *switch = on,
+                    None => number(&mut wish, &word, words.next()),
+                }
             }
         }
     }

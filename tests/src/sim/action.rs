@@ -49,6 +49,58 @@ pub enum Action {
         /// Whom.
         target: usize,
     },
+    /// This member makes an invite, if they are a steward.
+    InviteBy {
+        /// Who.
+        node: usize,
+        /// The group.
+        slot: usize,
+        /// How many it admits.
+        uses: u32,
+        /// How long.
+        life: Span,
+    },
+    /// This member removes somebody, if they are a steward.
+    RemoveBy {
+        /// Who.
+        node: usize,
+        /// The group.
+        slot: usize,
+        /// Whom.
+        target: usize,
+    },
+    /// This member makes somebody a steward, if they are one.
+    Promote {
+        /// Who.
+        node: usize,
+        /// The group.
+        slot: usize,
+        /// Whom.
+        target: usize,
+    },
+    /// This member makes a steward an ordinary member, if they are a steward.
+    Demote {
+        /// Who.
+        node: usize,
+        /// The group.
+        slot: usize,
+        /// Whom.
+        target: usize,
+    },
+    /// Several stewards act at the same moment, each by a number that picks one of them.
+    AtOnce {
+        /// The group.
+        slot: usize,
+        /// Who (counted round) does what.
+        deeds: Vec<(u64, Deed)>,
+    },
+    /// A member asks their node to look for what is wrong.
+    Repair {
+        /// Who.
+        node: usize,
+        /// The group.
+        slot: usize,
+    },
     /// A member leaves.
     Leave {
         /// Who.
@@ -98,6 +150,15 @@ pub enum Action {
         /// How long it stays down.
         down: Span,
     },
+    /// The power fails at an exact place in the node's next turn.
+    CrashAt {
+        /// Which.
+        node: usize,
+        /// Where.
+        place: Place,
+        /// How long it stays down.
+        down: Span,
+    },
     /// A node is stopped in order, and started again.
     Stop {
         /// Which.
@@ -110,6 +171,53 @@ pub enum Action {
         /// Which.
         node: usize,
     },
+    /// What a node sends out is held back, and comes all at once at the end. It hears the others,
+    /// unless it is deaf; then its program is a changed one, which acts as if it were in touch.
+    Withhold {
+        /// Which.
+        node: usize,
+        /// How long.
+        span: Span,
+        /// Whether it hears nothing either.
+        deaf: bool,
+    },
+    /// Somebody runs a second machine with the keys of a person's node: from its disk as it is,
+    /// or from the copy that was made before. Both are the tools of a cheat from then on.
+    Twin {
+        /// Whose.
+        node: usize,
+        /// The node that becomes the second machine; it must be in no group.
+        twin: usize,
+        /// Whether the copy is taken.
+        from_copy: bool,
+    },
+    /// A member makes envelopes that no honest program would make, and gossips them.
+    Harm {
+        /// Who.
+        node: usize,
+        /// With the keys of this group.
+        slot: usize,
+        /// What.
+        harm: Harm,
+        /// How many.
+        times: u64,
+    },
+    /// A node's clock is set.
+    SetClock {
+        /// Which.
+        node: usize,
+        /// What it shows beyond the true time, in milliseconds.
+        ms: i64,
+    },
+    /// A node loses a record of its disk, and is started again.
+    Damage {
+        /// Which.
+        node: usize,
+        /// Of this group.
+        slot: usize,
+        /// What is lost.
+        loss: Loss,
+    },
     /// A relay throws away what a member brings, and says that it has stored it.
     Censor {
         /// The relay.
@@ -119,6 +227,11 @@ pub enum Action {
     },
     /// A relay pushes in another order than things came.
     Reorder {
+        /// The relay.
+        relay: usize,
+    },
+    /// A relay pushes everything twice.
+    Repeat {
         /// The relay.
         relay: usize,
     },
@@ -137,4 +250,70 @@ pub enum Action {
         /// Which.
         node: usize,
     },
+}
+
+/// What a steward can do.
+#[derive(Debug, Clone, Copy)]
+pub enum Deed {
+    /// Makes an invite for several newcomers.
+    Invite,
+    /// Removes this node's member.
+    Remove(usize),
+    /// Makes this node's member a steward.
+    Promote(usize),
+    /// Makes this node's member an ordinary one.
+    Demote(usize),
+}
+
+impl Deed {
+    /// The action by which this node does it.
+    pub fn by(self, node: usize, slot: usize) -> Action {
+        match self {
+            Self::Invite => Action::InviteBy {
+                node,
+                slot,
+                uses: 5,
+                life: Span::DAY,
+            },
+            Self::Remove(target) => Action::RemoveBy { node, slot, target },
+            Self::Promote(target) => Action::Promote { node, slot, target },
+            Self::Demote(target) => Action::Demote { node, slot, target },
+        }
+    }
+}
+
+/// A place in a turn, between two things that a node does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Before the flush, with this many of the turn's batches on the disk: the last ones are lost.
+    Batches(usize),
+    /// After the flush, and after this many of its effects.
+    Effects(usize),
+}
+
+/// What a hostile member sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Harm {
+    /// What was sent before, unchanged but in a new envelope, on topics of other epochs and groups
+    /// and in the inboxes of invites.
+    Transplant,
+    /// Noise in envelopes of every size.
+    Noise,
+    /// What was sent before, with bytes cut off, changed or appended.
+    Mangle,
+    /// Payloads that look right, of epochs that do not exist and with MLS bytes that are none.
+    Phantom,
+    /// Welcomes that are signed as they should be and do not open, for every request that waits.
+    BogusWelcome,
+}
+
+/// What a disk loses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// The epoch that the node stands in.
+    Tip,
+    /// The keys of that epoch.
+    TipKeys,
+    /// An epoch, counted round from the oldest.
+    Epoch(u64),
 }

@@ -109,6 +109,21 @@ impl Disk {
         self.live = self.durable.clone();
     }
 
+    /// Loses a record for ever, as a bad block or somebody's hand would; tells whether it was there.
+    pub fn lose(&mut self, kind: Kind, key: &[u8]) -> bool {
+        let key = Key::Profile(kind, key.to_vec());
+        self.live.remove(&key);
+        self.durable.remove(&key).is_some()
+    }
+
+    /// What a record of the profile says.
+    pub fn record(&self, kind: Kind, key: &[u8]) -> Option<&[u8]> {
+        match self.live.get(&Key::Profile(kind, key.to_vec()))? {
+            Value::Profile(value) => Some(value.as_slice()),
+            _ => None,
+        }
+    }
+
     /// An envelope's bytes, as a read finds them.
     pub fn envelope(&self, id: &EnvelopeId) -> Option<Rc<Envelope>> {
         match self.live.get(&Key::Envelope(*id))? {

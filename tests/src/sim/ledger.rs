@@ -1,13 +1,11 @@
 //! What was promised to whom, and which promises were broken.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use kith_protocol::{
     id::{EpochId, EventId, GroupId, MemberId},
     time::Time,
 };
-
-use super::world::EpochSeen;
 
 /// A post that its author was told to be in the group.
 #[derive(Debug, Clone)]
@@ -22,10 +20,12 @@ pub struct Post {
     pub text: String,
     /// The node that made it.
     pub author: usize,
-    /// Who was in the epoch that it was encrypted in.
-    pub roster: BTreeSet<MemberId>,
+    /// The author's pseudonym.
+    pub by: MemberId,
     /// When it was acknowledged.
     pub at: Time,
+    /// Nobody was promised to read it: its author cheated, or lost it.
+    pub void: bool,
 }
 
 /// What kind of promise was broken.
@@ -63,6 +63,11 @@ pub struct Failure {
 pub struct Ledger {
     /// Acknowledged posts.
     pub posts: Vec<Post>,
+    /// The epochs in which each event could leave its author's node, the last one last: an event
+    /// that was not sent yet has none, one that was sent again several.
+    pub sendings: BTreeMap<EventId, Vec<EpochId>>,
+    /// Who came back with fresh keys, and when.
+    pub rejoins: Vec<(MemberId, Time)>,
     /// Whose pseudonym each is.
     pub people: BTreeMap<MemberId, (usize, GroupId)>,
     /// What was broken.
@@ -72,11 +77,22 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Notes whose pseudonym this is.
+    /// Notes whose pseudonym this is: the first machine's that was seen with it.
     pub(super) fn meet(&mut self, member: MemberId, node: usize, group: GroupId) {
-        if self.people.insert(member, (node, group)).is_none() {
+        if let Entry::Vacant(place) = self.people.entry(member) {
+            place.insert((node, group));
             self.latest.insert((node, group), member);
         }
+    }
+
+    /// The node whose pseudonym this is.
+    pub fn node_of(&self, member: &MemberId) -> Option<usize> {
+        self.people.get(member).map(|(node, _)| *node)
+    }
+
+    /// The epoch that an event was sent in last, if it was sent.
+    pub fn sent_in(&self, event: &EventId) -> Option<EpochId> {
+        self.sendings.get(event)?.last().copied()
     }
 
     /// The pseudonym of a node in a group; the latest, if it was in twice.
@@ -84,15 +100,9 @@ impl Ledger {
         self.latest.get(&(node, *group)).copied()
     }
 
-    /// The pseudonym under which a node sends in an epoch.
-    pub(super) fn group_of(
-        &self,
-        epoch: &EpochId,
-        epochs: &BTreeMap<EpochId, EpochSeen>,
-        node: usize,
-    ) -> Option<MemberId> {
-        let roster = &epochs.get(epoch)?.roster;
-        let own = |id: &&MemberId| self.people.get(id).is_some_and(|(at, _)| *at == node);
+    /// The pseudonym of a node among these.
+    pub(super) fn own(&self, roster: &BTreeSet<MemberId>, node: usize) -> Option<MemberId> {
+        let own = |id: &&MemberId| self.node_of(id) == Some(node);
         roster.iter().find(own).copied()
     }
 }

@@ -11,10 +11,10 @@ use std::{
 
 use kith_protocol::{
     envelope::Envelope,
-    id::{EnvelopeId, GroupId, MemberId, TopicId},
+    id::{EnvelopeId, EpochId, GroupId, MemberId, TopicId},
     identity::RootSeed,
     mailbox::{self, Carrier, LinkId, Mailbox, Policy, Side, Source},
-    profile::{self, Command, Error, Notice, Outcome, Profile, Watched},
+    profile::{self, Command, Error, Kind, Notice, Outcome, Profile, Watched},
     time::{Span, Time},
     topic::RoutingKey,
 };
@@ -58,6 +58,15 @@ pub enum Outgoing {
     Close,
 }
 
+/// An envelope that a node made.
+#[derive(Debug, Clone)]
+pub struct Made {
+    /// The envelope.
+    pub envelope: Rc<Envelope>,
+    /// How many of the turn's new epochs the node knew when it made it.
+    pub learned: usize,
+}
+
 /// What runs while a node is up.
 pub struct Machine {
     /// The person's groups; none on a relay.
@@ -72,10 +81,14 @@ pub struct Machine {
     pub watched: BTreeMap<TopicId, BTreeSet<String>>,
     /// Addresses that a link is kept to.
     pub kept: BTreeSet<String>,
+    /// Links that are up.
+    pub links: BTreeSet<LinkId>,
     /// The keys of the topics that were ever watched.
     pub keys: BTreeMap<TopicId, RoutingKey>,
     /// Envelopes made in this turn, for the invariants.
-    pub made: Vec<Rc<Envelope>>,
+    pub made: Vec<Made>,
+    /// Epochs that the node came to know in this turn, in order.
+    pub learned: Vec<EpochId>,
     direct: BTreeMap<(GroupId, MemberId), Vec<String>>,
     listening: bool,
     mailbox_timer: Option<Time>,
@@ -178,8 +191,10 @@ impl Node {
             outgoing: BTreeMap::new(),
             watched: BTreeMap::new(),
             kept: self.configured.iter().cloned().collect(),
+            links: BTreeSet::new(),
             keys: BTreeMap::new(),
             made: Vec::new(),
+            learned: Vec::new(),
             direct: BTreeMap::new(),
             listening: false,
             mailbox_timer: Some(Time::from_ms(0)),
@@ -193,6 +208,27 @@ impl Node {
     pub fn crash(&mut self, survivors: usize) {
         self.machine = None;
         self.disk.crash(survivors);
+    }
+
+    /// Becomes a second machine of the person whose node `other` is, with this disk; it is to be
+    /// down, and nothing of its own remains.
+    pub fn become_twin(&mut self, other: &Self, disk: Disk) {
+        self.words = other.words.clone();
+        self.clock = other.clock;
+        self.disk = disk;
+    }
+
+    /// A changed program tells its own profile that all topics were compared with a mailbox.
+    pub fn pretend_synced(&mut self, now: Time) {
+        let local = self.local(now);
+        let watched = self.profile().map(|profile| profile.watched(local));
+        for topic in watched.into_iter().flatten() {
+            let topic = topic.routing.key().topic();
+            self.step(local, |at| {
+                let server_now = at.now;
+                at.handle_profile(profile::Input::Synced { topic, server_now }, None);
+            });
+        }
     }
 
     /// The profile, if this is a person's node and up.
@@ -211,15 +247,24 @@ impl Node {
 
     /// A link has opened.
     pub fn link_up(&mut self, now: Time, link: LinkId, side: Side, server: Vec<u8>) {
+        if let Some(machine) = &mut self.machine {
+            machine.links.insert(link);
+        }
         self.mail(now, mailbox::Input::LinkUp { link, side, server });
     }
 
     /// A link has closed.
     pub fn link_down(&mut self, now: Time, link: LinkId) {
+        let mut alone = false;
         if let Some(machine) = &mut self.machine {
             machine.outgoing.remove(&link);
+            alone = machine.links.remove(&link) && machine.links.is_empty();
         }
         self.mail(now, mailbox::Input::LinkDown { link });
+        if alone {
+            let now = self.local(now);
+            self.step(now, |at| at.handle_profile(profile::Input::Alone, None));
+        }
     }
 
     /// A frame has come.
@@ -387,7 +432,12 @@ impl Step<'_> {
                 Output::Stored { id, .. } => {
                     self.handle_profile(profile::Input::Stored { envelope: id }, None);
                 }
-                Output::Synced { .. } | Output::Refused { .. } => {}
+                Output::Synced {
+                    topic, server_now, ..
+                } => {
+                    self.handle_profile(profile::Input::Synced { topic, server_now }, None);
+                }
+                Output::Refused { .. } => {}
                 Output::Close { link, .. } => self.effect(Effect::Close(link)),
                 Output::Timer { at } => self.machine.mailbox_timer = Some(at),
             }
@@ -398,16 +448,28 @@ impl Step<'_> {
         use profile::Output;
         for output in outputs {
             match output {
-                Output::Persist { kind, key, value } => self.disk.keep(kind, key, value),
+                Output::Persist { kind, key, value } => {
+                    self.learn(kind, &key);
+                    self.disk.keep(kind, key, value);
+                }
                 Output::Keep(envelope) => {
                     let shared = Rc::new(envelope.clone());
-                    self.machine.made.push(shared.clone());
+                    self.machine.made.push(Made {
+                        envelope: shared.clone(),
+                        learned: self.machine.learned.len(),
+                    });
                     self.effect(Effect::Publish(shared));
                     self.keep(envelope, Source::Here);
                 }
                 Output::Watching => {
                     self.machine.watching_changed = true;
                     self.follow_watching();
+                }
+                Output::Reconnect => {
+                    let links: Vec<LinkId> = self.machine.links.iter().copied().collect();
+                    for link in links {
+                        self.effect(Effect::Close(link));
+                    }
                 }
                 Output::Reopen(id) => self.reopen.push_back(id),
                 Output::Reach {
@@ -428,6 +490,15 @@ impl Step<'_> {
                     }
                 }
             }
+        }
+    }
+
+    fn learn(&mut self, kind: Kind, key: &[u8]) {
+        if kind == Kind::Epoch
+            && !self.disk.has(kind, key)
+            && let Ok(id) = key.try_into()
+        {
+            self.machine.learned.push(EpochId::from_bytes(id));
         }
     }
 

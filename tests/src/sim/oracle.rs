@@ -3,16 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kith_protocol::{
-    group::Group,
-    id::{EventId, MemberId},
-    profile::JoinState,
-    time::Span,
+    group::{Group, LogEntry},
+    id::{EventId, InviteId, MemberId},
+    profile::{JoinState, Kind},
+    time::{Span, Time},
     view::{Entry, EntryKind},
 };
 
 use super::{
     action::Action,
-    ledger::{Failure, FailureKind},
+    ledger::{Failure, FailureKind, Post},
     world::World,
 };
 
@@ -25,11 +25,18 @@ const PATIENCE: [Span; 4] = [
     Span::HOUR.times(26),
 ];
 
+/// What a group's keys give for a label of the oracle's own: the same for all who share an epoch.
+fn exporter(group: &Group) -> Option<[u8; 32]> {
+    group.exporter("the oracle")
+}
+
 /// What to overlook at the end, since the code is known not to do it yet.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Leniency {
     /// Requests to join that wait for ever.
     pub joins: bool,
+    /// Requests by a link that no steward who is there knows, since who made it has gone.
+    pub old_links: bool,
 }
 
 impl World {
@@ -63,14 +70,41 @@ impl World {
             .sum();
         let mut failures = self.ledger.failures.clone();
         failures.extend(broken);
+        if self.trace && !failures.is_empty() {
+            self.tell_how_all_stand();
+        }
         failures
+    }
+
+    /// Prints where every member stands, for whoever looks for a cause.
+    fn tell_how_all_stand(&self) {
+        for slot in 0..self.slots.len() {
+            for node in 0..self.persons() {
+                let Some(group) = self.group(node, slot) else {
+                    continue;
+                };
+                println!(
+                    "group {slot} node {node} member {:?} at {:?}\n  {:?}\n  {:?}",
+                    group.me(),
+                    group.epoch(),
+                    group.settling(),
+                    group.problems()
+                );
+                for entry in group.log() {
+                    let (id, by) = (entry.epoch, entry.by);
+                    println!("  {id:?} #{} {by:?} {:?}", entry.number, entry.changes);
+                }
+            }
+        }
     }
 
     /// Everybody who is in posts once more, and everybody who is in must read it.
     fn fresh_messages(&mut self, leniency: Leniency) -> Vec<Failure> {
         for slot in 0..self.slots.len() {
             for node in 0..self.persons() {
-                self.act(Action::Post { node, slot });
+                if self.is_honest(node) {
+                    self.act(Action::Post { node, slot });
+                }
             }
         }
         let mut broken = Vec::new();
@@ -88,22 +122,27 @@ impl World {
         let mut broken = Vec::new();
         for slot in 0..self.slots.len() {
             let members: Vec<usize> = (0..self.persons())
-                .filter(|node| self.is_in(*node, slot))
+                .filter(|node| self.is_in(*node, slot) && self.is_honest(*node))
                 .collect();
             if members.is_empty() {
                 continue;
             }
+            let governed = self.has_honest_steward(slot, &members);
             let mut say = |kind, text: String| {
                 let at = self.now;
                 let text = format!("group {slot}: {text}");
                 broken.push(Failure { kind, text, at });
             };
             self.check_agreement(slot, &members, &mut say);
-            self.check_roster(slot, &members, &mut say);
+            self.check_logs(slot, &members, &mut say);
+            if governed {
+                self.check_roster(slot, &members, &mut say);
+            }
+            self.check_steward(slot, &members, &mut say);
             self.check_posts(slot, &members, &mut say);
             self.check_timelines(slot, &mut say);
-            if !leniency.joins {
-                self.check_joins(slot, &mut say);
+            if !leniency.joins && governed {
+                self.check_joins(slot, &members, leniency, &mut say);
             }
         }
         broken
@@ -121,7 +160,8 @@ impl World {
         let state = |group: &Group| {
             let roster: BTreeSet<MemberId> =
                 group.roster().iter().map(|member| member.id).collect();
-            (group.epoch(), roster, group.policy().cloned())
+            let policy = group.policy().cloned();
+            (group.epoch(), roster, policy, exporter(group))
         };
         let states: Vec<_> = groups.map(|(node, group)| (node, state(group))).collect();
         let Some((first, expected)) = states.first() else {
@@ -154,7 +194,7 @@ impl World {
             .filter_map(|node| Some(self.group(*node, slot)?.me()))
             .collect();
         for member in group.roster() {
-            if !present.contains(&member.id) {
+            if !present.contains(&member.id) && !self.is_excused(&member.id) {
                 let who = member.name.as_str();
                 say(
                     FailureKind::Ghost,
@@ -162,15 +202,41 @@ impl World {
                 );
             }
         }
-        let steward = members.iter().any(|node| {
+    }
+
+    /// Whether one of the stewards is a member who is there; if not, because all of them cheat or
+    /// have gone for ever, nobody can change who is in. Anything else leaves a group ungoverned.
+    fn has_honest_steward(&self, slot: usize, members: &[usize]) -> bool {
+        members.iter().any(|node| {
             let group = self.group(*node, slot);
-            group.is_some_and(|group| {
-                group
-                    .policy()
-                    .is_some_and(|policy| policy.rank(&group.me()).is_some())
-            })
-        });
-        if !steward {
+            let policy = group.and_then(Group::policy);
+            let stewards = policy.map(|policy| policy.stewards.as_slice());
+            let present = |steward: &MemberId| {
+                let node = self.ledger.node_of(steward);
+                node.is_some_and(|node| members.contains(&node))
+            };
+            stewards.unwrap_or_default().iter().any(present)
+        })
+    }
+
+    /// Whose absence is no fault of the group: who has gone for ever, or cheats.
+    fn is_excused(&self, member: &MemberId) -> bool {
+        let node = self.ledger.node_of(member);
+        node.is_some_and(|node| self.nodes[node].gone || !self.is_honest(node))
+    }
+
+    fn check_steward(
+        &self,
+        slot: usize,
+        members: &[usize],
+        say: &mut impl FnMut(FailureKind, String),
+    ) {
+        let policy = members
+            .first()
+            .and_then(|node| self.group(*node, slot)?.policy());
+        let excused =
+            policy.is_some_and(|policy| policy.stewards.iter().all(|id| self.is_excused(id)));
+        if !self.has_honest_steward(slot, members) && !excused {
             say(
                 FailureKind::NoSteward,
                 String::from("no steward is in the group"),
@@ -178,8 +244,44 @@ impl World {
         }
     }
 
-    /// Who should read a post: those who were in its epoch and are in now. A removed author's
-    /// posts may be cut off, but then for all.
+    /// The logs of all members are the same, from the later of two beginnings.
+    fn check_logs(
+        &self,
+        slot: usize,
+        members: &[usize],
+        say: &mut impl FnMut(FailureKind, String),
+    ) {
+        let mut logs: Vec<(usize, Vec<LogEntry>)> = Vec::new();
+        for node in members {
+            let Some(group) = self.group(*node, slot) else {
+                continue;
+            };
+            let log = group.log();
+            let begins = last_beginning(&log);
+            let came_back = |(member, _): &(MemberId, _)| *member == group.me();
+            if begins > 0 && !self.ledger.rejoins.iter().any(came_back) {
+                say(
+                    FailureKind::Divergence,
+                    format!("the log of node {node} is not a chain"),
+                );
+            }
+            logs.push((*node, log[begins..].to_vec()));
+        }
+        let Some((first, expected)) = logs.iter().max_by_key(|(_, log)| log.len()) else {
+            return;
+        };
+        for (node, log) in &logs {
+            if !agree(expected, log) {
+                say(
+                    FailureKind::Divergence,
+                    format!("nodes {first} and {node} have different logs"),
+                );
+            }
+        }
+    }
+
+    /// Who should read a post: those who were in the epoch that it was sent in last and are in now.
+    /// A removed author's posts may be cut off, but then for all.
     fn check_posts(
         &self,
         slot: usize,
@@ -196,15 +298,20 @@ impl World {
             .unwrap_or_default();
         let left = self.left(members[0], slot);
         for post in self.ledger.posts.iter().filter(|post| post.slot == slot) {
-            let me = |node: &usize| self.group(*node, slot).map(Group::me);
-            let readers: Vec<usize> = members
-                .iter()
-                .filter(|node| me(node).is_some_and(|me| post.roster.contains(&me)))
-                .copied()
-                .collect();
-            let author = self.author(post.author, &post.roster);
-            let counts =
-                author.is_some_and(|author| roster.contains(&author) || left.contains(&author));
+            let author_in = roster.contains(&post.by);
+            let Some(meant) = self.meant(post) else {
+                if author_in && members.contains(&post.author) && !post.void {
+                    let text = format!("\"{}\" of node {} was never sent", post.text, post.author);
+                    say(FailureKind::Unreadable, text);
+                }
+                continue;
+            };
+            let reads = |node: &&usize| {
+                let me = self.group(**node, slot).map(Group::me);
+                me.is_some_and(|me| meant.contains(&me)) && !self.may_miss(**node, post)
+            };
+            let readers: Vec<usize> = members.iter().filter(reads).copied().collect();
+            let counts = (author_in || left.contains(&post.by)) && !post.void;
             let times = |node: &usize| shown[node].get(&post.event).copied().unwrap_or(0);
             let some = readers.iter().any(|node| times(node) > 0);
             for node in &readers {
@@ -214,7 +321,7 @@ impl World {
                         FailureKind::Invariant,
                         format!("node {node} shows \"{}\" {times} times", post.text),
                     );
-                } else if times == 0 && (counts || some) {
+                } else if times == 0 && (counts || some && !post.void) {
                     say(
                         FailureKind::Unreadable,
                         format!(
@@ -228,14 +335,30 @@ impl World {
         self.check_leaks(slot, say);
     }
 
-    fn author(&self, node: usize, roster: &BTreeSet<MemberId>) -> Option<MemberId> {
-        let own = |id: &&MemberId| {
-            self.ledger
-                .people
-                .get(id)
-                .is_some_and(|(at, _)| *at == node)
-        };
-        roster.iter().find(own).copied()
+    /// Who was in the epoch that a post was sent in last, if it was sent.
+    fn meant(&self, post: &Post) -> Option<BTreeSet<MemberId>> {
+        let epoch = self.ledger.sent_in(&post.event)?;
+        Some(self.roster_of(&epoch)?.0)
+    }
+
+    /// Whether this member may lack a post: they lost it with their disk, mailboxes dropped it
+    /// while they were away, or they came back later without the keys of its epoch.
+    fn may_miss(&self, node: usize, post: &Post) -> bool {
+        let away =
+            |(from, until): &(Time, Time)| (from.before(Span::HOUR)..=*until).contains(&post.at);
+        // The author's absence counts as well: what they wrote may be too old for any mailbox.
+        let watches = [node, post.author].map(|node| &self.watches[node]);
+        let away = watches.iter().any(|watch| watch.missed.iter().any(away));
+        let lost = node == post.author && self.watches[node].old_copy;
+        let came_back = self.group(node, post.slot).is_some_and(|group| {
+            let later = |(member, at): &(MemberId, _)| *member == group.me() && *at >= post.at;
+            self.ledger.rejoins.iter().any(later)
+        });
+        let no_keys = self.ledger.sent_in(&post.event).is_some_and(|epoch| {
+            let disk = &self.nodes[node].disk;
+            !disk.has(Kind::Epoch, epoch.as_bytes())
+        });
+        lost || away || (came_back && no_keys)
     }
 
     fn left(&self, node: usize, slot: usize) -> BTreeSet<MemberId> {
@@ -264,8 +387,7 @@ impl World {
         shown
     }
 
-    /// Nobody shows a post that was not encrypted to them, when it was written or when it was sent
-    /// again to those who were in the group by then.
+    /// Nobody shows a post that was not encrypted to them, when it was sent or sent again.
     fn check_leaks(&self, slot: usize, say: &mut impl FnMut(FailureKind, String)) {
         for node in 0..self.persons() {
             let Some(group) = self.group(node, slot) else {
@@ -273,9 +395,13 @@ impl World {
             };
             let shown = self.shown(node, slot);
             for post in self.ledger.posts.iter().filter(|post| post.slot == slot) {
-                let author = self.group(post.author, slot);
-                let again = author.is_some_and(|author| author.was_sent_again(&post.event));
-                let meant = post.roster.contains(&group.me()) || again;
+                let sendings = self.ledger.sendings.get(&post.event);
+                let epochs = sendings.into_iter().flatten();
+                let mut rosters = epochs.map(|epoch| self.roster_of(epoch));
+                let meant = group.me() == post.by
+                    || rosters.any(|known| {
+                        known.is_none_or(|(roster, all)| !all || roster.contains(&group.me()))
+                    });
                 if shown.contains_key(&post.event) && !meant {
                     say(
                         FailureKind::Leak,
@@ -287,7 +413,7 @@ impl World {
     }
 
     fn check_timelines(&self, slot: usize, say: &mut impl FnMut(FailureKind, String)) {
-        for node in 0..self.persons() {
+        for node in (0..self.persons()).filter(|node| self.is_honest(*node)) {
             let entries = self
                 .group(node, slot)
                 .map(Group::entries)
@@ -301,8 +427,23 @@ impl World {
         }
     }
 
-    fn check_joins(&self, slot: usize, say: &mut impl FnMut(FailureKind, String)) {
+    fn check_joins(
+        &self,
+        slot: usize,
+        members: &[usize],
+        leniency: Leniency,
+        say: &mut impl FnMut(FailureKind, String),
+    ) {
+        let stewards = self.stewards(slot);
+        let stewards = stewards.iter().filter(|node| members.contains(node));
+        let invites = stewards.filter_map(|node| Some(self.group(*node, slot)?.invites()));
+        let known: BTreeSet<InviteId> = invites.flatten().map(|invite| invite.id).collect();
         for (node, join) in &self.slots[slot].joins {
+            let used = self.slots[slot].used.get(join);
+            let old = used.is_some_and(|invite| !known.contains(invite));
+            if !self.is_honest(*node) || (old && leniency.old_links) {
+                continue;
+            }
             let Some(profile) = self.nodes[*node].profile() else {
                 continue;
             };
@@ -317,4 +458,27 @@ impl World {
             }
         }
     }
+}
+
+/// Where the chain begins that leads to a log's end: who came back with fresh keys does not know
+/// what happened while they were away.
+fn last_beginning(log: &[LogEntry]) -> usize {
+    let breaks = |pair: &[LogEntry]| pair[1].parent != Some(pair[0].epoch);
+    log.windows(2).rposition(breaks).map_or(0, |at| at + 1)
+}
+
+/// Whether two logs say the same, from the later of their two beginnings on. What a log begins
+/// with is told in the words of the member who came in there.
+fn agree(one: &[LogEntry], other: &[LogEntry]) -> bool {
+    let begins = |log: &[LogEntry]| log.first().map(|entry| entry.number);
+    let (longer, shorter) = if begins(one) <= begins(other) {
+        (one, other)
+    } else {
+        (other, one)
+    };
+    let Some(first) = shorter.first() else {
+        return true;
+    };
+    let from = longer.iter().position(|entry| entry.epoch == first.epoch);
+    from.is_some_and(|from| longer[from + 1..] == shorter[1..])
 }

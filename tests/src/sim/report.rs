@@ -15,6 +15,8 @@ pub struct Report {
     pub frames: u64,
     /// Envelopes that were gossiped again.
     pub replays: u64,
+    /// Envelopes that an insider made to do harm.
+    pub hostile: u64,
     /// Losses of power.
     pub crashes: u64,
     /// Posts that were acknowledged.
@@ -23,6 +25,10 @@ pub struct Report {
     pub joins: u64,
     /// Commits that could leave their node.
     pub commits: u64,
+    /// Among them, those by which a member came back with fresh keys.
+    pub rejoins: u64,
+    /// Acks of stewards that could leave their node.
+    pub acks: u64,
     /// Times that a node moved to another branch.
     pub reorgs: u64,
     /// Among them, those that undid a commit of the node's own.
@@ -57,10 +63,13 @@ impl Report {
         self.links += other.links;
         self.frames += other.frames;
         self.replays += other.replays;
+        self.hostile += other.hostile;
         self.crashes += other.crashes;
         self.posts += other.posts;
         self.joins += other.joins;
         self.commits += other.commits;
+        self.rejoins += other.rejoins;
+        self.acks += other.acks;
         self.reorgs += other.reorgs;
         self.own_rollbacks += other.own_rollbacks;
         self.deepest_fork = self.deepest_fork.max(other.deepest_fork);
@@ -80,9 +89,12 @@ impl std::fmt::Display for Report {
         writeln!(f, "links: {}", self.links)?;
         writeln!(f, "crashes: {}", self.crashes)?;
         writeln!(f, "replays: {}", self.replays)?;
+        writeln!(f, "hostile envelopes: {}", self.hostile)?;
         writeln!(f, "posts: {}", self.posts)?;
         writeln!(f, "joins: {}", self.joins)?;
         writeln!(f, "commits: {}", self.commits)?;
+        writeln!(f, "rejoins: {}", self.rejoins)?;
+        writeln!(f, "acks: {}", self.acks)?;
         writeln!(f, "reorgs: {}", self.reorgs)?;
         writeln!(f, "rollbacks of one's own commit: {}", self.own_rollbacks)?;
         writeln!(f, "deepest fork: {}", self.deepest_fork)?;

@@ -1,23 +1,30 @@
 //! Reads what an envelope says about itself, with the group's routing key, as an insider could.
 //!
 //! The protocol's own types for this are private. This reads the few fields that the invariants
-//! need, by SPEC, and so also checks that the bytes are what SPEC says.
+//! need, by SPEC, and so also checks that the bytes are what SPEC says. A kind of payload that is
+//! not known here is nothing to it.
 
-use kith_protocol::{envelope::Envelope, id::EpochId, topic::RoutingKey};
+use std::collections::BTreeMap;
+
+use kith_protocol::{
+    envelope::Envelope,
+    id::{EpochId, MemberId},
+    topic::RoutingKey,
+};
 use serde::Deserialize;
 use serde_bytes::ByteBuf;
 
 /// What travels in an envelope of a group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tapped {
-    /// An event in this epoch.
+    /// An event in this epoch, or a steward's ack: they differ inside only.
     Message {
         /// Where it was encrypted.
         epoch: EpochId,
         /// Its author's message number.
         seq: u64,
     },
-    /// A commit.
+    /// A commit by a member.
     Commit {
         /// What it starts from.
         parent: EpochId,
@@ -25,46 +32,111 @@ pub enum Tapped {
         child: EpochId,
         /// Its committer's message number.
         seq: u64,
+        /// Whom it says that it takes out.
+        removes: Vec<MemberId>,
+    },
+    /// A commit from outside, by which a member comes back with fresh keys.
+    Rejoin {
+        /// What it starts from.
+        parent: EpochId,
+        /// What it leads to.
+        child: EpochId,
+        /// The member's message number.
+        seq: u64,
     },
 }
 
+impl Tapped {
+    /// The epoch that it was made in.
+    pub fn epoch(&self) -> EpochId {
+        match self {
+            Self::Message { epoch, .. } => *epoch,
+            Self::Commit { parent, .. } | Self::Rejoin { parent, .. } => *parent,
+        }
+    }
+
+    /// Its sender's message number.
+    pub fn seq(&self) -> u64 {
+        match self {
+            Self::Message { seq, .. } | Self::Commit { seq, .. } | Self::Rejoin { seq, .. } => *seq,
+        }
+    }
+
+    /// The epoch that it leads to, if it is a commit.
+    pub fn child(&self) -> Option<EpochId> {
+        match self {
+            Self::Message { .. } => None,
+            Self::Commit { child, .. } | Self::Rejoin { child, .. } => Some(*child),
+        }
+    }
+}
+
+/// What any kind of payload may have.
 #[derive(Deserialize)]
-enum Payload {
-    #[serde(rename = "message")]
-    Message { epoch: EpochId, mls: ByteBuf },
-    #[serde(rename = "commit")]
-    Commit { parent: EpochId, mls: ByteBuf },
+struct Fields {
+    epoch: Option<EpochId>,
+    parent: Option<EpochId>,
+    mls: Option<ByteBuf>,
 }
 
 #[derive(Deserialize)]
 struct Note {
     seq: u64,
+    #[serde(default)]
+    intents: Vec<Intent>,
+}
+
+#[derive(Deserialize)]
+struct Intent {
+    what: BTreeMap<String, What>,
+}
+
+#[derive(Deserialize)]
+struct What {
+    member: Option<MemberId>,
 }
 
 /// Reads an envelope; `None` for what is neither a message nor a commit.
 pub fn read(envelope: &Envelope, key: &RoutingKey) -> Option<Tapped> {
     let content = envelope.open(key).ok()?;
-    match serde_ipld_dagcbor::from_slice(&content).ok()? {
-        Payload::Message { epoch, mls } => Some(Tapped::Message {
-            epoch,
-            seq: seq(&mls)?,
+    let payload: BTreeMap<String, Fields> = serde_ipld_dagcbor::from_slice(&content).ok()?;
+    let (kind, Fields { epoch, parent, mls }) = payload.into_iter().next()?;
+    let mls = mls?;
+    let Note { seq, intents } = note(&mls)?;
+    let removed = |intent: Intent| intent.what.get("remove").and_then(|what| what.member);
+    let child = EpochId::of(&mls);
+    match kind.as_str() {
+        "message" => Some(Tapped::Message { epoch: epoch?, seq }),
+        "commit" => Some(Tapped::Commit {
+            parent: parent?,
+            child,
+            seq,
+            removes: intents.into_iter().filter_map(removed).collect(),
         }),
-        Payload::Commit { parent, mls } => Some(Tapped::Commit {
-            parent,
-            child: EpochId::of(&mls),
-            seq: seq(&mls)?,
+        "rejoin" => Some(Tapped::Rejoin {
+            parent: parent?,
+            child,
+            seq,
         }),
+        _ => None,
     }
 }
 
-/// The message number in the authenticated data of a PrivateMessage (RFC 9420, section 6.3).
-fn seq(mls: &[u8]) -> Option<u64> {
-    let rest = mls.get(4..)?; // version, wire format
+/// The authenticated data of an MLSMessage: a PrivateMessage (RFC 9420, section 6.3) or a
+/// PublicMessage (section 6).
+fn note(mls: &[u8]) -> Option<Note> {
+    let (wire_format, rest) = (mls.get(2..4)?, mls.get(4..)?); // after the version
     let (_group, rest) = variable(rest)?;
-    let rest = rest.get(8 + 1..)?; // epoch, content type
+    let rest = rest.get(8..)?; // epoch
+    let rest = match wire_format {
+        [0, 1] => match rest.first()? {
+            1 | 2 => rest.get(1 + 4..)?, // a member or an external sender, with an index
+            _ => rest.get(1..)?,
+        },
+        _ => rest.get(1..)?, // content type
+    };
     let (aad, _) = variable(rest)?;
-    let note: Note = serde_ipld_dagcbor::from_slice(aad).ok()?;
-    Some(note.seq)
+    serde_ipld_dagcbor::from_slice(aad).ok()
 }
 
 /// A vector with its length in front (RFC 9420, section 2.1.2).
@@ -76,4 +148,50 @@ fn variable(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
         len = len << 8 | usize::from(*byte);
     }
     bytes.get(len_bytes..)?.split_at_checked(len)
+}
+
+#[cfg(test)]
+mod tests {
+    use kith_protocol::{time::Bucket, topic::RoutingSecret};
+    use serde::Serialize;
+
+    use super::{super::dice::Dice, *};
+
+    #[derive(Serialize)]
+    struct Body<'a> {
+        parent: EpochId,
+        #[serde(with = "serde_bytes")]
+        mls: &'a [u8],
+    }
+
+    fn sealed(kind: &str, mls: &[u8]) -> Option<Tapped> {
+        let key = RoutingSecret::from_bytes([1; 32]).key();
+        let parent = EpochId::of(b"parent");
+        let payload = BTreeMap::from([(kind, Body { parent, mls })]);
+        let content = serde_ipld_dagcbor::to_vec(&payload).unwrap();
+        let bucket = Bucket::from_hours(1);
+        read(
+            &Envelope::seal(&key, bucket, &content, &mut Dice::new(1)).unwrap(),
+            &key,
+        )
+    }
+
+    #[test]
+    fn a_commit_from_outside_is_read_in_its_own_layout() {
+        let aad = serde_ipld_dagcbor::to_vec(&BTreeMap::from([("seq", 7)])).unwrap();
+        let mut public = vec![0, 1, 0, 1, 2, 9, 9];
+        public.extend([0; 8]);
+        public.push(4); // new_member_commit
+        public.push(aad.len() as u8);
+        public.extend(&aad);
+        public.push(3); // commit
+        let Some(Tapped::Rejoin { seq, child, .. }) = sealed("rejoin", &public) else {
+            panic!("a rejoin");
+        };
+        assert_eq!((seq, child), (7, EpochId::of(&public)));
+        assert_eq!(sealed("something newer", &public), None);
+        for len in 0..public.len() - 1 {
+            assert_eq!(sealed("rejoin", &public[..len]), None, "cut at {len}");
+        }
+    }
 }

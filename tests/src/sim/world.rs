@@ -10,21 +10,23 @@ use std::{
 
 use kith_protocol::{
     envelope::Envelope,
-    group::Group,
+    group::{Group, Problem},
     id::{EnvelopeId, EpochId, EventId, GroupId, InviteId, JoinId, MemberId},
     mailbox::{Carrier, Frame, LinkId, Side},
     name::Name,
-    profile::{Command, Error, Notice, Outcome},
+    profile::{Command, Error, Kind, Notice, Outcome},
     time::{Span, Time},
 };
 
 use super::{
-    action::Action,
+    action::{Action, Loss, Place},
     dice::Dice,
+    disk::Disk,
     ledger::{Failure, FailureKind, Ledger, Post},
     node::{Effect, Node, Outgoing, Role},
     report::Report,
     tap::{self, Tapped},
+    withhold::Withholding,
 };
 
 /// The world's time at the start: 2026-06-15 12:34:56 UTC.
@@ -36,6 +38,10 @@ const TICK: Span = Span::SECOND.times(15 * 60);
 const WIRE_ROOM: usize = 8;
 /// How long a blocked stream lives, at least and at most, in milliseconds.
 const BLOCKED_LIFE: (u64, u64) = (15_000, 60_000);
+/// Who was not reached waits longer every time, up to this many times as long.
+const MOST_TRIES: u64 = 6;
+/// Who is away for longer than this may miss what mailboxes no longer hold.
+const AWAY_TOO_LONG: Span = Span::DAY.times(28);
 /// What a decision is about, so that no two share a stream of chance.
 mod about {
     pub const FRAME: u64 = 1;
@@ -75,7 +81,7 @@ impl Default for Faults {
 }
 
 #[derive(Debug)]
-enum Event {
+pub(super) enum Event {
     Wake(usize, u64),
     EndTurn(usize, u64),
     Frame(u64, usize),
@@ -90,6 +96,7 @@ enum Event {
     CrashIdle(usize, u64),
     Start(usize),
     Unblock(u64),
+    Release(usize, u64),
     Act(Box<Action>),
 }
 
@@ -109,30 +116,73 @@ struct Link {
 /// A loss of power to come.
 #[derive(Debug, Clone, Copy)]
 struct Doom {
-    /// Where in the turn, in percent: up to 50 before the flush, beyond among the effects.
-    point: u64,
+    at: At,
     down: Span,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum At {
+    /// In percent of the turn: up to 50 before the flush, beyond among the effects.
+    Percent(u64),
+    Place(Place),
+}
+
+impl Doom {
+    /// How many of this many batches survive, if it comes before the flush.
+    fn batches(&self, unflushed: usize) -> Option<usize> {
+        match self.at {
+            At::Percent(point) => (point <= 50).then_some(unflushed * point as usize / 51),
+            At::Place(Place::Batches(kept)) => Some(kept.min(unflushed)),
+            At::Place(Place::Effects(_)) => None,
+        }
+    }
+
+    /// How many of this many effects happen, if it comes after the flush.
+    fn effects(&self, effects: usize) -> usize {
+        match self.at {
+            At::Percent(point) => effects * (point.max(50) as usize - 50) / 51,
+            At::Place(Place::Effects(done)) => done.min(effects),
+            At::Place(Place::Batches(_)) => 0,
+        }
+    }
 }
 
 /// What the world remembers of a node besides the node itself.
 #[derive(Default)]
-struct Watch {
+pub(super) struct Watch {
     wake: Option<Time>,
     last_tick: Option<Time>,
     turn_open: bool,
     turns: u64,
     published: u64,
     dials: u64,
+    /// How often in a row each address could not be reached.
+    tries: BTreeMap<String, u64>,
     doom: Option<Doom>,
     kept: BTreeSet<String>,
     tips: BTreeMap<GroupId, EpochId>,
     told: BTreeSet<(GroupId, EventId)>,
     announces: bool,
-    /// How many of the envelopes made in this turn were checked.
+    /// What the envelopes made in this turn are.
+    tapped: Vec<Option<Tapped>>,
+    /// How many of them were checked.
     checked: usize,
-    /// The link ends that were served by this node's disk when it was copied; set once restored.
-    old_copy: bool,
-    copy: Option<super::disk::Disk>,
+    /// It was set back to an old copy of its disk.
+    pub(super) old_copy: bool,
+    copy: Option<(Time, Disk)>,
+    /// Its disk has lost something that was flushed.
+    damaged: bool,
+    pub(super) withholds: Option<Withholding>,
+    /// When it was away for so long that mailboxes may have dropped what it missed.
+    pub(super) missed: Vec<(Time, Time)>,
+}
+
+/// An envelope that a node made in a turn.
+struct Sent {
+    envelope: Rc<Envelope>,
+    tapped: Option<Tapped>,
+    /// What the node says in it, if it is not an ack.
+    event: Option<EventId>,
 }
 
 /// What a relay does wrong.
@@ -141,17 +191,17 @@ struct Mischief {
     censors: BTreeSet<usize>,
     reorders: bool,
     reordered: u64,
+    repeats: bool,
 }
 
 /// What a command was about.
 enum Asked {
     Found(usize),
     Invite(usize),
-    Join(usize, usize),
+    Join(usize, usize, InviteId),
     Post {
         slot: usize,
         text: String,
-        epoch: Option<EpochId>,
         node: usize,
     },
     Other,
@@ -166,12 +216,32 @@ pub struct Slot {
     pub links: Vec<(InviteId, String)>,
     /// The requests to join it, by node.
     pub joins: Vec<(usize, JoinId)>,
+    /// The invites that the requests use.
+    pub(super) used: BTreeMap<JoinId, InviteId>,
 }
 
 /// An epoch as the world has seen it.
 #[derive(Debug, Clone)]
 pub(super) struct EpochSeen {
     pub roster: BTreeSet<MemberId>,
+    pub stewards: BTreeSet<MemberId>,
+}
+
+/// A commit as the world has seen it.
+#[derive(Debug, Clone)]
+pub(super) struct CommitSeen {
+    pub parent: EpochId,
+    /// The node that made it; of a twin, the one that it is a twin of.
+    pub node: usize,
+    /// Whom it says that it takes out.
+    pub removes: BTreeSet<MemberId>,
+}
+
+/// A removal that a node knows.
+struct KnownRemoval {
+    epoch: EpochId,
+    by: Option<MemberId>,
+    members: BTreeSet<MemberId>,
 }
 
 /// All nodes, and all that lies between them.
@@ -196,18 +266,23 @@ pub struct World {
     pub stewards_stay: bool,
     /// Whether who was removed may ask to join again.
     pub removed_return: bool,
+    /// Nodes whose members cheat: nothing is promised to them, and they keep no rule.
+    pub dishonest: BTreeSet<usize>,
     pub(super) epochs: BTreeMap<EpochId, EpochSeen>,
-    pub(super) parents: BTreeMap<EpochId, (EpochId, usize)>,
-    persons: usize,
+    pub(super) commits: BTreeMap<EpochId, CommitSeen>,
+    /// Second machines, and whose they are.
+    twins: BTreeMap<usize, usize>,
+    pub(super) persons: usize,
     queue: BTreeMap<(Time, u64), Event>,
     next_event: u64,
     links: BTreeMap<u64, Link>,
     next_link: u64,
-    blocks: BTreeMap<u64, BTreeSet<(usize, usize)>>,
+    pub(super) blocks: BTreeMap<u64, BTreeSet<(usize, usize)>>,
     next_block: u64,
-    watches: Vec<Watch>,
+    pub(super) next_withholding: u64,
+    pub(super) watches: Vec<Watch>,
     mischief: BTreeMap<usize, Mischief>,
-    heard: Vec<Rc<Envelope>>,
+    pub(super) heard: Vec<Rc<Envelope>>,
     asked: BTreeMap<u64, Asked>,
     answers: BTreeMap<u64, Result<Outcome, Error>>,
     next_command: u64,
@@ -232,8 +307,10 @@ impl World {
             trace: std::env::var_os("TRACE").is_some(),
             stewards_stay: false,
             removed_return: true,
+            dishonest: BTreeSet::new(),
             epochs: BTreeMap::new(),
-            parents: BTreeMap::new(),
+            commits: BTreeMap::new(),
+            twins: BTreeMap::new(),
             persons,
             queue: BTreeMap::new(),
             next_event: 0,
@@ -241,6 +318,7 @@ impl World {
             next_link: 0,
             blocks: BTreeMap::new(),
             next_block: 0,
+            next_withholding: 0,
             watches: (0..nodes.len()).map(|_| Watch::default()).collect(),
             mischief: BTreeMap::new(),
             heard: Vec::new(),
@@ -274,20 +352,33 @@ impl World {
 
     /// Whether this node is up and takes part in this group, as far as it knows.
     pub fn is_in(&self, node: usize, slot: usize) -> bool {
-        let group = self.group(node, slot);
-        group.is_some_and(|group| group.removal().is_none() && !group.is_leaving())
+        let out = |problem: &Problem| matches!(problem, Problem::Removed | Problem::NoLongerIn);
+        self.group(node, slot).is_some_and(|group| {
+            let removed = group.removal().is_some() || group.problems().iter().any(out);
+            !removed && !group.is_leaving()
+        })
     }
 
-    /// The node that is steward of this group, by its own knowledge; the first of several.
-    pub fn steward(&self, slot: usize) -> Option<usize> {
-        let steward = |node: &usize| {
-            let group = self.group(*node, slot);
-            group.is_some_and(|group| {
-                let rank = group.policy().and_then(|policy| policy.rank(&group.me()));
-                rank.is_some() && self.is_in(*node, slot)
-            })
+    /// Whether promises are made to this node, and it keeps its own.
+    pub fn is_honest(&self, node: usize) -> bool {
+        !self.dishonest.contains(&node)
+    }
+
+    /// The nodes that are stewards of this group, each by its own knowledge, by rank.
+    pub fn stewards(&self, slot: usize) -> Vec<usize> {
+        let rank = |node: usize| {
+            let group = self.group(node, slot)?;
+            let rank = group.policy()?.rank(&group.me())?;
+            self.is_in(node, slot).then_some((rank, node))
         };
-        (0..self.persons).find(steward)
+        let mut stewards: Vec<(usize, usize)> = (0..self.persons).filter_map(rank).collect();
+        stewards.sort_unstable();
+        stewards.into_iter().map(|(_, node)| node).collect()
+    }
+
+    /// The first of the stewards.
+    pub fn steward(&self, slot: usize) -> Option<usize> {
+        self.stewards(slot).first().copied()
     }
 
     /// The answer to a command that [`World::act`] gave, once there is one.
@@ -318,13 +409,13 @@ impl World {
         self.now = end;
     }
 
-    fn schedule(&mut self, at: Time, event: Event) {
+    pub(super) fn schedule(&mut self, at: Time, event: Event) {
         self.next_event += 1;
         self.queue
             .insert((at.max(self.now), self.next_event), event);
     }
 
-    fn later(&self, ms: u64) -> Time {
+    pub(super) fn later(&self, ms: u64) -> Time {
         self.now.after(Span::from_ms(ms))
     }
 
@@ -355,6 +446,7 @@ impl World {
             Event::Unblock(block) => {
                 self.blocks.remove(&block);
             }
+            Event::Release(node, number) => self.release(node, Some(number)),
             Event::Act(action) => {
                 self.act(*action);
             }
@@ -378,11 +470,13 @@ impl World {
         watch.kept.clear();
         watch.wake = None;
         watch.turn_open = false;
+        watch.tapped.clear();
         watch.checked = 0;
         watch.tips.clear(); // What was not flushed never happened.
         watch.doom = None;
         watch.last_tick = None;
-        if self.nodes[node].damaged > 0 {
+        let watch = &self.watches[node];
+        if self.nodes[node].damaged > 0 && !watch.damaged && !watch.old_copy {
             self.fail(
                 FailureKind::Invariant,
                 format!("node {node} finds damaged records"),
@@ -392,6 +486,7 @@ impl World {
             self.nodes[node].announce(now);
         }
         self.after_step(node);
+        self.pretend_to_be_in_touch(node);
     }
 
     fn power_off(&mut self, node: usize, survivors: usize) {
@@ -401,6 +496,11 @@ impl World {
 
     fn after_power_off(&mut self, node: usize) {
         self.watches[node].doom = None;
+        self.cut(node);
+    }
+
+    /// Breaks all links of a node.
+    pub(super) fn cut(&mut self, node: usize) {
         let of_node = |link: &&Link| link.ends.contains(&node) && !link.broken;
         let links = self.links.iter().filter(|(_, link)| of_node(link));
         for link in links.map(|(id, _)| *id).collect::<Vec<_>>() {
@@ -427,7 +527,7 @@ impl World {
     }
 
     /// What follows every step of a node.
-    fn after_step(&mut self, node: usize) {
+    pub(super) fn after_step(&mut self, node: usize) {
         self.observe(node);
         if self.nodes[node].machine.is_none() {
             return;
@@ -462,22 +562,20 @@ impl World {
         self.watches[node].turn_open = false;
         let doom = self.watches[node].doom.take();
         let unflushed = self.nodes[node].disk.unflushed();
-        if let Some(Doom { point, down }) = doom.filter(|doom| doom.point <= 50) {
+        let made = self.take_made(node);
+        if let Some((survivors, down)) =
+            doom.and_then(|doom| Some((doom.batches(unflushed)?, doom.down)))
+        {
             self.note(|| format!("crash {node} before the flush"));
-            let survivors = unflushed * point as usize / 51;
-            let made = self.take_made(node);
             self.nodes[node].crash(survivors);
-            self.count_numbers(node, &made);
+            self.account(node, &made);
             self.after_power_off(node);
             self.report.crashes += 1;
-            return self.schedule(self.now.after(down), Event::Start(node));
+            return self.start_after(node, down);
         }
-        let made = self.take_made(node);
         let effects = self.nodes[node].end_turn();
-        self.count_numbers(node, &made);
-        let survive = doom.map_or(effects.len(), |doom| {
-            effects.len() * (doom.point as usize - 50) / 51
-        });
+        self.account(node, &made);
+        let survive = doom.map_or(effects.len(), |doom| doom.effects(effects.len()));
         for effect in effects.into_iter().take(survive) {
             self.effect(node, effect);
         }
@@ -485,25 +583,46 @@ impl World {
             self.note(|| format!("crash {node} among the effects"));
             self.power_off(node, 0);
             self.report.crashes += 1;
-            return self.schedule(self.now.after(down), Event::Start(node));
+            return self.start_after(node, down);
         }
         self.pump(node);
         self.after_step(node);
     }
 
-    fn take_made(&mut self, node: usize) -> Vec<(Rc<Envelope>, Option<Tapped>)> {
+    fn start_after(&mut self, node: usize, down: Span) {
+        self.note_absence(node, down);
+        self.schedule(self.now.after(down), Event::Start(node));
+    }
+
+    fn note_absence(&mut self, node: usize, span: Span) {
+        if span > AWAY_TOO_LONG {
+            let until = self.now.after(span);
+            self.watches[node].missed.push((self.now, until));
+        }
+    }
+
+    fn take_made(&mut self, node: usize) -> Vec<Sent> {
+        let tapped = std::mem::take(&mut self.watches[node].tapped);
+        self.watches[node].checked = 0;
         let Some(machine) = &mut self.nodes[node].machine else {
             return Vec::new();
         };
+        machine.learned.clear();
         let made = std::mem::take(&mut machine.made);
-        self.watches[node].checked = 0;
-        made.into_iter()
-            .map(|envelope| {
-                let key = machine.keys.get(&envelope.topic());
-                let tapped = key.and_then(|key| tap::read(&envelope, key));
-                (envelope, tapped)
-            })
-            .collect()
+        let groups = self.slots.iter().filter_map(|slot| slot.id);
+        let groups: Vec<GroupId> = groups.collect();
+        let said = |envelope: &Envelope| {
+            let profile = self.nodes[node].profile()?;
+            let mut groups = groups.iter().filter_map(|id| profile.group(id));
+            groups.find_map(|group| group.sent_in(&envelope.id()))
+        };
+        let sent = made.into_iter().zip(tapped);
+        sent.map(|(made, tapped)| Sent {
+            event: said(&made.envelope),
+            envelope: made.envelope,
+            tapped,
+        })
+        .collect()
     }
 
     fn effect(&mut self, node: usize, effect: Effect) {
@@ -526,7 +645,7 @@ impl World {
             Effect::Publish(envelope) => self.publish(node, envelope),
             Effect::Tell(Notice::Entry { group, entry }) => {
                 let fresh = self.watches[node].told.insert((group, entry));
-                if !fresh && !self.watches[node].old_copy {
+                if !fresh && !self.watches[node].old_copy && self.is_honest(node) {
                     self.fail(
                         FailureKind::Invariant,
                         format!("node {node} shows an entry twice"),
@@ -546,7 +665,7 @@ impl World {
             .any(|pairs| pairs.contains(&(from, to)))
     }
 
-    fn can(&self, from: usize, to: usize) -> bool {
+    pub(super) fn can(&self, from: usize, to: usize) -> bool {
         self.nodes[to].machine.is_some() && !self.blocked(from, to)
     }
 
@@ -603,9 +722,12 @@ impl World {
             return self.schedule(self.later(600_000), Event::Dial(node, incarnation, address));
         }
         if !self.can(node, server) || !self.can(server, node) {
-            let wait = dice.between(2_000, 20_000);
+            let tries = self.watches[node].tries.entry(address.clone()).or_default();
+            *tries = (*tries + 1).min(MOST_TRIES);
+            let wait = dice.between(2_000, 20_000 * *tries);
             return self.schedule(self.later(wait), Event::Dial(node, incarnation, address));
         }
+        self.watches[node].tries.remove(&address);
         let id = self.next_link;
         self.next_link += 1;
         self.report.links += 1;
@@ -710,6 +832,12 @@ impl World {
                 }
             }
         };
+        let repeats = |mischief: &Mischief| mischief.repeats;
+        if matches!(Frame::decode(&frame), Ok(Frame::Push(_)))
+            && self.mischief.get(&node).is_some_and(repeats)
+        {
+            self.transmit(node, id.0, frame.clone());
+        }
         self.transmit(node, id.0, frame);
     }
 
@@ -753,7 +881,7 @@ impl World {
         let Some(frame) = link.wires[side].pop_front() else {
             return;
         };
-        if side == 0 && self.censored(from, to, id, &frame) {
+        if side == 0 && self.censored(from, to, id, &frame) || self.kept_back(from, &frame) {
             return self.pump(from);
         }
         let now = self.now;
@@ -762,10 +890,11 @@ impl World {
         self.pump(from);
     }
 
-    /// A lying relay says that it has stored what it throws away.
+    /// A lying relay says that it has stored what it throws away. So does, to its own mailbox, a
+    /// program that keeps back what it makes.
     fn censored(&mut self, from: usize, relay: usize, link: u64, frame: &[u8]) -> bool {
         let censors = |mischief: &Mischief| mischief.censors.contains(&from);
-        if !self.mischief.get(&relay).is_some_and(censors) {
+        if !self.mischief.get(&relay).is_some_and(censors) && !self.withholds(from) {
             return false;
         }
         let Ok(Frame::Put(bytes)) = Frame::decode(frame) else {
@@ -824,6 +953,7 @@ impl World {
         let now = self.now;
         self.nodes[node].link_down(now, LinkId(id));
         self.after_step(node);
+        self.pretend_to_be_in_touch(node);
         if side == 0 {
             self.watches[node].dials += 1;
             let key = [about::DIAL, node as u64, self.watches[node].dials];
@@ -835,15 +965,22 @@ impl World {
     // Gossip.
 
     fn publish(&mut self, node: usize, envelope: Rc<Envelope>) {
-        if !self.nodes[node].disk.is_durable(&envelope.id()) {
+        // A question to a topic that the node has left meanwhile is dropped with it.
+        let machine = self.nodes[node].machine.as_ref();
+        let wanted = machine.is_some_and(|at| at.watched.contains_key(&envelope.topic()));
+        if wanted && !self.nodes[node].disk.is_durable(&envelope.id()) {
             self.fail(
                 FailureKind::Invariant,
                 format!("node {node} gossips an envelope that is not on its disk"),
             );
         }
-        self.heard.push(envelope.clone());
         self.watches[node].published += 1;
         let number = self.watches[node].published;
+        if let Some(withholding) = &mut self.watches[node].withholds {
+            withholding.held.push(envelope);
+            return;
+        }
+        self.heard.push(envelope.clone());
         self.gossip(node, number, envelope);
     }
 
@@ -886,7 +1023,20 @@ impl World {
             }
             Action::Invite { slot, uses, life } => {
                 let node = self.steward(slot)?;
-                let group = self.slots[slot].id?;
+                self.act(Action::InviteBy {
+                    node,
+                    slot,
+                    uses,
+                    life,
+                })
+            }
+            Action::InviteBy {
+                node,
+                slot,
+                uses,
+                life,
+            } => {
+                let group = self.of_member(node, slot)?;
                 let command = Command::NewInvite { group, life, uses };
                 self.command(node, command, Asked::Invite(slot))
             }
@@ -897,7 +1047,7 @@ impl World {
                 self.command(node, Command::RevokeInvite { group, invite }, Asked::Other)
             }
             Action::Join { node, slot } => {
-                let link = self.slots.get(slot)?.links.last()?.1.clone();
+                let (invite, link) = self.slots.get(slot)?.links.last()?.clone();
                 let group = self.group(node, slot);
                 let out = group.is_some_and(|group| group.removal().is_some());
                 let may = group.is_none() || (out && self.removed_return);
@@ -908,7 +1058,7 @@ impl World {
                 self.command(
                     node,
                     Command::Join { link, pseudonym },
-                    Asked::Join(slot, node),
+                    Asked::Join(slot, node, invite),
                 )
             }
             Action::Post { node, slot } => {
@@ -918,29 +1068,48 @@ impl World {
                 let asked = Asked::Post {
                     slot,
                     text: text.clone(),
-                    epoch: None,
                     node,
                 };
                 self.command(node, Command::Post { group, text }, asked)
             }
             Action::Remove { slot, target } => {
                 let node = self.steward(slot).filter(|node| *node != target)?;
-                let group = self.slots[slot].id?;
-                let member = self.ledger.member(target, &group)?;
+                self.act(Action::RemoveBy { node, slot, target })
+            }
+            Action::RemoveBy { node, slot, target } => {
+                let (group, member) = self.of_member_and(node, slot, target)?;
                 let reason = String::from("because");
-                self.command(
-                    node,
-                    Command::Remove {
-                        group,
-                        member,
-                        reason,
-                    },
-                    Asked::Other,
-                )
+                let command = Command::Remove {
+                    group,
+                    member,
+                    reason,
+                };
+                self.command(node, command, Asked::Other)
+            }
+            Action::Promote { node, slot, target } => {
+                let (group, member) = self.of_member_and(node, slot, target)?;
+                self.command(node, Command::Promote { group, member }, Asked::Other)
+            }
+            Action::Demote { node, slot, target } => {
+                let (group, member) = self.of_member_and(node, slot, target)?;
+                self.command(node, Command::Demote { group, member }, Asked::Other)
+            }
+            Action::AtOnce { slot, deeds } => {
+                let stewards = self.stewards(slot);
+                for (pick, deed) in deeds {
+                    if let Some(at) = (pick as usize).checked_rem(stewards.len()) {
+                        self.act(deed.by(stewards[at], slot));
+                    }
+                }
+                None
+            }
+            Action::Repair { node, slot } => {
+                let group = self.of_member(node, slot)?;
+                self.command(node, Command::Repair { group }, Asked::Other)
             }
             Action::Leave { node, slot } => {
                 let stays = self.stewards_stay && self.steward(slot) == Some(node);
-                (self.is_in(node, slot) && !stays).then_some(())?;
+                (!self.group(node, slot)?.is_leaving() && !stays).then_some(())?;
                 let group = self.slots[slot].id?;
                 self.command(node, Command::Leave { group }, Asked::Other)
             }
@@ -952,6 +1121,7 @@ impl World {
                 None
             }
             Action::Isolate { node, span } => {
+                self.note_absence(node, span);
                 let others = (0..self.nodes.len()).filter(|other| *other != node);
                 let pairs = others.flat_map(|other| [(node, other), (other, node)]);
                 let pairs = pairs.collect();
@@ -973,18 +1143,20 @@ impl World {
                 None
             }
             Action::Crash { node, point, down } => {
-                if self.nodes[node].machine.is_some() && self.watches[node].doom.is_none() {
-                    self.watches[node].doom = Some(Doom { point, down });
-                    let incarnation = self.nodes[node].incarnation;
-                    self.schedule(self.later(20_000), Event::CrashIdle(node, incarnation));
-                }
+                let at = At::Percent(point);
+                self.doom(node, Doom { at, down });
+                None
+            }
+            Action::CrashAt { node, place, down } => {
+                let at = At::Place(place);
+                self.doom(node, Doom { at, down });
                 None
             }
             Action::Stop { node, down } => {
                 if self.nodes[node].machine.is_some() {
                     self.end_turn(node);
                     self.power_off(node, 0);
-                    self.schedule(self.now.after(down), Event::Start(node));
+                    self.start_after(node, down);
                 }
                 None
             }
@@ -1005,47 +1177,166 @@ impl World {
                 self.mischief.entry(relay).or_default().reorders = true;
                 None
             }
+            Action::Repeat { relay } => {
+                self.mischief.entry(relay).or_default().repeats = true;
+                None
+            }
+            Action::Withhold { node, span, deaf } => {
+                self.withhold(node, span, deaf);
+                None
+            }
+            Action::Twin {
+                node,
+                twin,
+                from_copy,
+            } => {
+                self.run_twin(node, twin, from_copy);
+                None
+            }
+            Action::Harm {
+                node,
+                slot,
+                harm,
+                times,
+            } => {
+                self.harm(node, slot, harm, times);
+                None
+            }
+            Action::SetClock { node, ms } => {
+                self.nodes[node].clock = ms;
+                self.watches[node].wake = None;
+                if self.nodes[node].machine.is_some() {
+                    self.after_step(node);
+                }
+                None
+            }
+            Action::Damage { node, slot, loss } => {
+                self.damage(node, slot, loss);
+                None
+            }
             Action::Replay { pick } => {
                 let at = (pick as usize).checked_rem(self.heard.len())?;
                 let envelope = self.heard[at].clone();
                 self.report.replays += 1;
-                for to in 0..self.persons {
-                    let envelope = envelope.clone();
-                    let at = self.later(1 + to as u64);
-                    self.schedule(
-                        at,
-                        Event::Gossip {
-                            from: to,
-                            to,
-                            envelope,
-                        },
-                    );
-                }
+                self.spread(None, &envelope);
                 None
             }
             Action::CopyDisk { node } => {
-                self.watches[node].copy = Some(self.nodes[node].disk.clone());
+                let mut disk = self.nodes[node].disk.clone();
+                disk.crash(0);
+                self.watches[node].copy = Some((self.now, disk));
                 None
             }
             Action::RestoreCopy { node } => {
-                let mut disk = self.watches[node].copy.take()?;
+                let (since, disk) = self.watches[node].copy.take()?;
                 self.power_off(node, 0);
-                disk.crash(0);
                 self.nodes[node].disk = disk;
+                let lost = |post: &&mut Post| post.author == node && post.at >= since;
+                for post in self.ledger.posts.iter_mut().filter(lost) {
+                    post.void = true;
+                }
                 self.watches[node].old_copy = true;
+                if since.after(AWAY_TOO_LONG) < self.now {
+                    let now = self.now;
+                    self.watches[node].missed.push((since, now));
+                }
                 self.watches[node].told.clear();
                 self.start(node);
                 None
             }
             Action::Cut { node } => {
-                let of_node = |link: &&Link| link.ends.contains(&node) && !link.broken;
-                let links = self.links.iter().filter(|(_, link)| of_node(link));
-                for link in links.map(|(id, _)| *id).collect::<Vec<_>>() {
-                    self.break_link(link);
-                }
+                self.cut(node);
                 None
             }
         }
+    }
+
+    /// The group, if this node is up and in it.
+    fn of_member(&self, node: usize, slot: usize) -> Option<GroupId> {
+        let group = self.slots.get(slot)?.id?;
+        self.is_in(node, slot).then_some(group)
+    }
+
+    /// The group and the pseudonym of another node's person in it, if this node is up and in it.
+    fn of_member_and(
+        &self,
+        node: usize,
+        slot: usize,
+        target: usize,
+    ) -> Option<(GroupId, MemberId)> {
+        let group = self.of_member(node, slot)?;
+        let member = self.ledger.member(target, &group)?;
+        Some((group, member))
+    }
+
+    fn doom(&mut self, node: usize, doom: Doom) {
+        if self.nodes[node].machine.is_some() && self.watches[node].doom.is_none() {
+            self.watches[node].doom = Some(doom);
+            let incarnation = self.nodes[node].incarnation;
+            self.schedule(self.later(20_000), Event::CrashIdle(node, incarnation));
+        }
+    }
+
+    /// Lets every person's node hear an envelope once, from this node or from nowhere.
+    pub(super) fn spread(&mut self, from: Option<usize>, envelope: &Rc<Envelope>) {
+        for to in (0..self.persons).filter(|to| Some(*to) != from) {
+            let (from, envelope) = (from.unwrap_or(to), envelope.clone());
+            let at = self.later(1 + to as u64);
+            self.schedule(at, Event::Gossip { from, to, envelope });
+        }
+    }
+
+    fn run_twin(&mut self, node: usize, twin: usize, from_copy: bool) {
+        let now_there = || {
+            let mut disk = self.nodes[node].disk.clone();
+            disk.crash(0);
+            disk
+        };
+        let copied = self.watches[node].copy.as_ref().map(|(_, disk)| disk);
+        let disk = copied.filter(|_| from_copy).cloned();
+        let disk = disk.unwrap_or_else(now_there);
+        self.power_off(twin, 0);
+        let (mut machine, whose) = (
+            std::mem::replace(
+                &mut self.nodes[twin],
+                Node::community(twin, Dice::new(self.seed)),
+            ),
+            &self.nodes[node],
+        );
+        machine.become_twin(whose, disk);
+        self.nodes[twin] = machine;
+        self.watches[twin] = Watch::default();
+        self.twins.insert(twin, node);
+        self.dishonest.extend([node, twin]);
+        let cheats = |post: &&mut Post| post.author == node;
+        for post in self.ledger.posts.iter_mut().filter(cheats) {
+            post.void = true;
+        }
+        self.start(twin);
+    }
+
+    fn damage(&mut self, node: usize, slot: usize, loss: Loss) {
+        let Some(group) = self.group(node, slot) else {
+            return;
+        };
+        let (tip, _) = group.epoch();
+        self.end_turn(node);
+        self.power_off(node, 0);
+        let disk = &mut self.nodes[node].disk;
+        let lost = match loss {
+            Loss::Tip => {
+                disk.lose(Kind::Ratchet, tip.as_bytes());
+                disk.lose(Kind::Epoch, tip.as_bytes())
+            }
+            Loss::TipKeys => disk.lose(Kind::Ratchet, tip.as_bytes()),
+            Loss::Epoch(pick) => {
+                let ids: Vec<Vec<u8>> = disk.keys(Kind::Epoch).map(<[u8]>::to_vec).collect();
+                let at = (pick as usize).checked_rem(ids.len());
+                at.is_some_and(|at| disk.lose(Kind::Epoch, &ids[at]))
+            }
+        };
+        self.watches[node].damaged |= lost;
+        self.start(node);
     }
 
     fn waits(&self, node: usize, slot: usize) -> bool {
@@ -1059,40 +1350,35 @@ impl World {
             .any(|(id, join)| join.state == JoinState::Waiting && asked(id))
     }
 
-    fn block(&mut self, pairs: BTreeSet<(usize, usize)>, span: Span) {
+    pub(super) fn block(&mut self, pairs: BTreeSet<(usize, usize)>, span: Span) -> u64 {
         self.next_block += 1;
-        self.blocks.insert(self.next_block, pairs);
         let block = self.next_block;
+        // An idle link is noticed to be dead as well: it is pinged.
+        for (id, link) in &self.links {
+            let [client, server] = link.ends;
+            let dead = pairs.contains(&(client, server)) || pairs.contains(&(server, client));
+            if dead && !link.broken {
+                let wait = Dice::keyed(self.seed, &[about::BREAK, *id]).between(5_000, 20_000);
+                self.next_event += 1;
+                let at = self.now.after(Span::from_ms(wait));
+                self.queue
+                    .insert((at, self.next_event), Event::Blocked(*id));
+            }
+        }
+        self.blocks.insert(block, pairs);
         self.schedule(self.now.after(span), Event::Unblock(block));
+        block
     }
 
     fn command(&mut self, node: usize, command: Command, asked: Asked) -> Option<u64> {
         self.nodes[node].machine.as_ref()?;
         let number = self.next_command;
         self.next_command += 1;
-        let before = self.nodes[node]
-            .machine
-            .as_ref()
-            .map_or(0, |at| at.made.len());
         let now = self.now;
         self.nodes[node].command(now, number, command);
-        let mut asked = asked;
-        if let Asked::Post { epoch, .. } = &mut asked {
-            *epoch = self.message_epoch(node, before);
-        }
         self.asked.insert(number, asked);
         self.after_step(node);
         Some(number)
-    }
-
-    fn message_epoch(&self, node: usize, from: usize) -> Option<EpochId> {
-        let machine = self.nodes[node].machine.as_ref()?;
-        machine.made.get(from..)?.iter().find_map(|envelope| {
-            match tap::read(envelope, machine.keys.get(&envelope.topic())?)? {
-                Tapped::Message { epoch, .. } => Some(epoch),
-                Tapped::Commit { .. } => None,
-            }
-        })
     }
 
     fn answered(&mut self, number: u64, outcome: Result<Outcome, Error>) {
@@ -1103,30 +1389,24 @@ impl World {
             (Some(Asked::Invite(slot)), Ok(Outcome::Invited(state, link))) => {
                 self.slots[slot].links.push((state.id, link.to_string()));
             }
-            (Some(Asked::Join(slot, node)), Ok(Outcome::Asked(join))) => {
+            (Some(Asked::Join(slot, node, invite)), Ok(Outcome::Asked(join))) => {
                 self.slots[slot].joins.push((node, *join));
+                self.slots[slot].used.insert(*join, invite);
             }
-            (
-                Some(Asked::Post {
-                    slot,
-                    text,
-                    epoch,
-                    node,
-                }),
-                Ok(Outcome::Posted(event)),
-            ) => {
+            (Some(Asked::Post { slot, text, node }), Ok(Outcome::Posted(event))) => {
                 self.report.posts += 1;
-                let seen = epoch.and_then(|epoch| self.epochs.get(&epoch));
-                let group = self.slots[slot].id;
-                if let (Some(seen), Some(group)) = (seen, group) {
+                if let Some((group, by)) =
+                    self.group(node, slot).map(|group| (group.id(), group.me()))
+                {
                     self.ledger.posts.push(Post {
                         slot,
                         group,
                         event: *event,
                         text,
                         author: node,
-                        roster: seen.roster.clone(),
+                        by,
                         at: self.now,
+                        void: !self.is_honest(node) || self.watches[node].withholds.is_some(),
                     });
                 }
             }
@@ -1143,6 +1423,9 @@ impl World {
         self.faults = Faults::default();
         self.queue
             .retain(|_, event| !matches!(event, Event::Act(_)));
+        for node in 0..self.nodes.len() {
+            self.release(node, None);
+        }
         for node in 0..self.nodes.len() {
             self.watches[node].doom = None;
             self.start(node);
@@ -1173,6 +1456,7 @@ impl World {
         if self.nodes[node].role != Role::Personal {
             return;
         }
+        self.tap(node);
         let Some(profile) = self.nodes[node].profile() else {
             return;
         };
@@ -1185,46 +1469,73 @@ impl World {
             let (tip, _) = group.epoch();
             if self.watches[node].tips.get(&group.id()) != Some(&tip) {
                 let roster = group.roster().iter().map(|member| member.id).collect();
-                moved.push((group.id(), group.me(), tip, EpochSeen { roster }));
+                let stewards = group.policy().map(|policy| policy.stewards.iter().copied());
+                let stewards = stewards.into_iter().flatten().collect();
+                let seen = EpochSeen { roster, stewards };
+                moved.push((group.id(), group.me(), tip, seen));
             }
         }
-        self.note_commits(node);
+        let mut stood: BTreeSet<EpochId> = self.watches[node].tips.values().copied().collect();
         for (group, me, tip, seen) in moved {
             self.ledger.meet(me, node, group);
             self.epochs.entry(tip).or_insert(seen);
             let before = self.watches[node].tips.insert(group, tip);
             self.note(|| format!("node {node} stands at {tip:?}"));
+            stood.extend(self.way(before, tip));
             if let Some(before) = before {
                 self.count_reorg(node, before, tip);
             }
         }
-        self.check_made(node);
+        self.check_made(node, &stood);
     }
 
-    fn note_commits(&mut self, node: usize) {
-        for tapped in self.tapped(node, self.watches[node].checked) {
-            if let Tapped::Commit { parent, child, .. } = tapped {
-                self.parents.entry(child).or_insert((parent, node));
+    /// Reads what the node has made since it was looked at last.
+    fn tap(&mut self, node: usize) {
+        let Some(machine) = &self.nodes[node].machine else {
+            return;
+        };
+        let from = self.watches[node].tapped.len();
+        let made = machine.made.get(from..).unwrap_or_default();
+        let tapped: Vec<Option<Tapped>> = made
+            .iter()
+            .map(|made| {
+                let key = machine.keys.get(&made.envelope.topic())?;
+                tap::read(&made.envelope, key)
+            })
+            .collect();
+        let node_of = *self.twins.get(&node).unwrap_or(&node);
+        for tapped in tapped.iter().flatten() {
+            let removes = match tapped {
+                Tapped::Message { .. } => continue,
+                Tapped::Commit { removes, .. } => removes.iter().copied().collect(),
+                Tapped::Rejoin { .. } => BTreeSet::new(),
+            };
+            if let Some(child) = tapped.child() {
+                self.commits.entry(child).or_insert(CommitSeen {
+                    parent: tapped.epoch(),
+                    node: node_of,
+                    removes,
+                });
             }
         }
+        self.watches[node].tapped.extend(tapped);
     }
 
-    fn tapped(&self, node: usize, from: usize) -> Vec<Tapped> {
-        let Some(machine) = &self.nodes[node].machine else {
-            return Vec::new();
-        };
-        let read =
-            |envelope: &Rc<Envelope>| tap::read(envelope, machine.keys.get(&envelope.topic())?);
-        let made = machine.made.get(from..).unwrap_or_default();
-        made.iter().filter_map(read).collect()
+    /// The epochs that a node may have stood in while it came from one to another.
+    fn way(&self, before: Option<EpochId>, after: EpochId) -> Vec<EpochId> {
+        let old = before.map(|before| self.ancestors(before));
+        let passed = |id: &EpochId| old.as_ref().is_some_and(|old| old.contains(id));
+        let mut way = self.ancestors(after);
+        way.retain(|id| !passed(id));
+        way
     }
 
-    fn ancestors(&self, from: EpochId) -> Vec<EpochId> {
+    pub(super) fn ancestors(&self, from: EpochId) -> Vec<EpochId> {
         let mut path = vec![from];
         let mut at = from;
-        while let Some((parent, _)) = self.parents.get(&at) {
-            path.push(*parent);
-            at = *parent;
+        while let Some(commit) = self.commits.get(&at) {
+            path.push(commit.parent);
+            at = commit.parent;
         }
         path
     }
@@ -1238,85 +1549,151 @@ impl World {
         let lost: Vec<EpochId> = old.into_iter().take_while(|id| !new.contains(id)).collect();
         self.report.reorgs += 1;
         self.report.deepest_fork = self.report.deepest_fork.max(lost.len() as u64);
-        let own = |id: &EpochId| self.parents.get(id).is_some_and(|(_, by)| *by == node);
+        let own = |id: &EpochId| self.commits.get(id).is_some_and(|by| by.node == node);
         self.report.own_rollbacks += u64::from(lost.iter().any(own));
     }
 
-    /// Nobody encrypts to someone whose removal they know, nor in another epoch than their own.
-    fn check_made(&mut self, node: usize) {
-        let len = self.nodes[node]
-            .machine
-            .as_ref()
-            .map_or(0, |machine| machine.made.len());
-        let made = self.tapped(node, self.watches[node].checked);
-        self.watches[node].checked = len;
-        if made.is_empty() {
+    /// Who was in an epoch, as far as somebody stood in it or in one before it. The second says
+    /// whether that is all of them.
+    pub(super) fn roster_of(&self, epoch: &EpochId) -> Option<(BTreeSet<MemberId>, bool)> {
+        let mut removed = BTreeSet::new();
+        let mut at = *epoch;
+        loop {
+            if let Some(seen) = self.epochs.get(&at) {
+                let roster = seen.roster.difference(&removed).copied().collect();
+                return Some((roster, at == *epoch));
+            }
+            let commit = self.commits.get(&at)?;
+            removed.extend(commit.removes.iter().copied());
+            at = commit.parent;
+        }
+    }
+
+    /// Whom a commit takes out.
+    fn removed_by(&self, child: &EpochId) -> BTreeSet<MemberId> {
+        let Some(commit) = self.commits.get(child) else {
+            return BTreeSet::new();
+        };
+        let mut removed = commit.removes.clone();
+        if let (Some(before), Some(after)) =
+            (self.epochs.get(&commit.parent), self.epochs.get(child))
+        {
+            removed.extend(before.roster.difference(&after.roster).copied());
+        }
+        removed
+    }
+
+    /// Nobody encrypts to someone whose removal they know on any branch, but to remove them, nor
+    /// in another epoch than their own. A removal by somebody who is out themselves is void.
+    fn check_made(&mut self, node: usize, stood: &BTreeSet<EpochId>) {
+        let from = self.watches[node].checked;
+        let Some(machine) = &self.nodes[node].machine else {
+            return;
+        };
+        let made = machine.made.iter().zip(&self.watches[node].tapped);
+        let made = made.skip(from).filter_map(|(made, tapped)| {
+            let tapped = tapped.clone()?;
+            let later: BTreeSet<EpochId> =
+                machine.learned[made.learned..].iter().copied().collect();
+            Some((tapped, later))
+        });
+        let made: Vec<(Tapped, BTreeSet<EpochId>)> = made.collect();
+        self.watches[node].checked = self.watches[node].tapped.len();
+        if made.is_empty() || !self.is_honest(node) {
             return;
         }
-        let removed = self.known_removed(node);
-        let tips: BTreeSet<EpochId> = self.watches[node].tips.values().copied().collect();
-        for tapped in made {
-            let Tapped::Message { epoch, .. } = tapped else {
-                continue;
-            };
-            let to_removed = self
-                .epochs
-                .get(&epoch)
-                .is_some_and(|seen| !seen.roster.is_disjoint(&removed));
-            if to_removed {
+        let removals = self.known_removals(node);
+        for (tapped, later) in made {
+            let epoch = tapped.epoch();
+            let wrong = self.to_removed(&tapped, &removals, &later);
+            if wrong {
                 self.fail(
                     FailureKind::Invariant,
-                    format!("node {node} encrypts to somebody whose removal it knows"),
+                    format!("node {node} encrypts to somebody whose removal it knows: {tapped:?}"),
                 );
             }
-            if !tips.contains(&epoch) {
+            let own = self
+                .commits
+                .get(&epoch)
+                .is_some_and(|seen| seen.node == node);
+            if !own && !stood.contains(&epoch) && !matches!(tapped, Tapped::Rejoin { .. }) {
                 self.fail(
                     FailureKind::Invariant,
-                    format!("node {node} encrypts in an epoch that was never its tip"),
+                    format!("node {node} encrypts in an epoch that was never its tip: {tapped:?}"),
                 );
             }
         }
     }
 
-    /// Everybody whom some commit that the node has kept takes out, on whatever branch.
-    fn known_removed(&self, node: usize) -> BTreeSet<MemberId> {
-        let keys = self.nodes[node]
-            .disk
-            .keys(kith_protocol::profile::Kind::Epoch);
-        let ids = keys.filter_map(|key| Some(EpochId::from_bytes(key.try_into().ok()?)));
-        ids.filter_map(|id| {
-            let (parent, _) = self.parents.get(&id)?;
-            let before = &self.epochs.get(parent)?.roster;
-            Some(
-                before
-                    .difference(&self.epochs.get(&id)?.roster)
-                    .copied()
-                    .collect::<Vec<_>>(),
-            )
+    fn to_removed(
+        &self,
+        tapped: &Tapped,
+        removals: &[KnownRemoval],
+        later: &BTreeSet<EpochId>,
+    ) -> bool {
+        let Some((roster, _)) = self.roster_of(&tapped.epoch()) else {
+            return false;
+        };
+        let stewards = self.epochs.get(&tapped.epoch()).map(|seen| &seen.stewards);
+        let takes_out = tapped.child().map(|child| self.removed_by(&child));
+        let takes_out = takes_out.unwrap_or_default();
+        let counts = |removal: &&KnownRemoval| {
+            let is_steward = |by: &MemberId| stewards.is_none_or(|all| all.contains(by));
+            let void = removal
+                .by
+                .is_some_and(|by| !roster.contains(&by) || !is_steward(&by));
+            !void && !later.contains(&removal.epoch)
+        };
+        removals.iter().filter(counts).any(|removal| {
+            let mut still_in = removal.members.iter().filter(|id| roster.contains(id));
+            still_in.any(|id| !takes_out.contains(id))
         })
-        .flatten()
-        .collect()
     }
 
-    /// Message numbers that can leave a node rise, and none repeats.
-    fn count_numbers(&mut self, node: usize, made: &[(Rc<Envelope>, Option<Tapped>)]) {
-        for (envelope, tapped) in made {
-            let Some(tapped) = tapped else {
+    /// The removals that a node has kept, on whatever branch.
+    fn known_removals(&self, node: usize) -> Vec<KnownRemoval> {
+        let keys = self.nodes[node].disk.keys(Kind::Epoch);
+        let ids = keys.filter_map(|key| Some(EpochId::from_bytes(key.try_into().ok()?)));
+        let removal = |epoch: EpochId| {
+            let members = self.removed_by(&epoch);
+            let commit = self.commits.get(&epoch)?;
+            let before = self.roster_of(&commit.parent);
+            let by = before.and_then(|(before, _)| self.ledger.own(&before, commit.node));
+            (!members.is_empty()).then_some(KnownRemoval { epoch, by, members })
+        };
+        ids.filter_map(removal).collect()
+    }
+
+    /// Takes account of what can leave a node: message numbers rise, and none repeats.
+    fn account(&mut self, node: usize, made: &[Sent]) {
+        for sent in made {
+            let Some(tapped) = &sent.tapped else {
                 continue;
             };
-            if !self.nodes[node].disk.is_durable(&envelope.id()) {
+            if !self.nodes[node].disk.is_durable(&sent.envelope.id()) {
                 continue;
             }
-            let (epoch, seq, commit) = match *tapped {
-                Tapped::Message { epoch, seq } => (epoch, seq, false),
-                Tapped::Commit { parent, seq, .. } => (parent, seq, true),
-            };
-            self.report.commits += u64::from(commit);
-            let group = self.ledger.group_of(&epoch, &self.epochs, node);
-            let Some(group) = group else {
+            let epoch = tapped.epoch();
+            let of = *self.twins.get(&node).unwrap_or(&node);
+            let roster = self.roster_of(&epoch).map(|(roster, _)| roster);
+            let me = roster.and_then(|roster| self.ledger.own(&roster, of));
+            match (tapped, sent.event) {
+                (Tapped::Message { .. }, Some(event)) => {
+                    self.ledger.sendings.entry(event).or_default().push(epoch);
+                }
+                (Tapped::Message { .. }, None) => self.report.acks += 1,
+                (Tapped::Commit { .. }, _) => self.report.commits += 1,
+                (Tapped::Rejoin { .. }, _) => {
+                    self.report.commits += 1;
+                    self.report.rejoins += 1;
+                    self.ledger.rejoins.extend(me.map(|me| (me, self.now)));
+                }
+            }
+            let Some(me) = me.filter(|_| self.is_honest(node)) else {
                 continue;
             };
-            let last = self.ledger.numbers.insert((node, group), seq);
+            let seq = tapped.seq();
+            let last = self.ledger.numbers.insert((node, me), seq);
             if last.is_some_and(|last| last >= seq) && !self.watches[node].old_copy {
                 self.fail(
                     FailureKind::Invariant,
