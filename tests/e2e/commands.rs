@@ -26,6 +26,10 @@ fn a_command_line_that_cannot_be_understood_exits_2() {
         &["group", "new", "Lantern"],
         &["join"],
         &["member", "remove", "group", "member"],
+        &["member", "promote", "group"],
+        &["member", "demote"],
+        &["group", "log"],
+        &["group", "repair"],
         &["up", "--api-port", "many"],
         &["read", "group", "--limit", "few"],
         &["invite", "new", "group", "--expires", "soon"],
@@ -45,6 +49,9 @@ fn without_a_node_a_command_says_how_to_start_one() {
             &["stop"],
             &["group", "list"],
             &["read", "lantern"],
+            &["member", "promote", "lantern", "Ben"],
+            &["group", "log", "lantern"],
+            &["group", "repair", "lantern"],
         ] {
             let refusal = kith.run(&[&["--json"], line].concat()).refused(3);
             let said = format!("{} {}", refusal.message, refusal.hint);
@@ -137,6 +144,66 @@ fn status_tells_the_truth() {
     assert_eq!(status["pid"], community.node.pid());
     community.node.stop();
     connected(false);
+}
+
+#[test]
+fn a_group_in_order_is_shown_as_one() {
+    let community = Community::start();
+    let ana = Member::start("Ana", &community);
+    let group = ana.creates_group("Lantern");
+    let shown = wait_explained("the group has settled", UNTIL_DELIVERED, || {
+        let shown = ana.kith.shows(&group);
+        let settled = shown["settling"]["settled"] == true;
+        if settled {
+            Ok(shown)
+        } else {
+            Err(shown.to_string())
+        }
+    });
+    let epoch = shown["epoch"].as_str().expect("an epoch");
+    assert_eq!(shown["epoch_short"], epoch[..8]);
+    for none in ["waiting_changes", "waiting_messages"] {
+        assert_eq!(shown["settling"][none], 0, "{shown}");
+    }
+    let log = ana.kith.log(&group);
+    assert_eq!(log.len(), 1, "{log:?}");
+    assert_eq!(log[0]["epoch"], epoch);
+    let plain = ana.kith.run(&["group", "show", "Lantern"]).succeeded();
+    let plain = String::from_utf8_lossy(&plain.stdout).into_owned();
+    assert!(plain.contains("All changes have settled."), "{plain}");
+}
+
+#[test]
+fn repair_says_what_is_wrong_and_when_nothing_is() {
+    let mut community = Community::start();
+    let ana = Member::start("Ana", &community);
+    let group = ana.creates_group("Lantern");
+    let problems = |wanted: &[&str]| {
+        wait_explained("repair finds what is wrong", UNTIL_DELIVERED, || {
+            let found = ana.kith.json(&["group", "repair", &group.id]);
+            let kinds: Vec<_> = found["problems"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|problem| problem["kind"].as_str())
+                .collect();
+            if kinds == wanted {
+                Ok(())
+            } else {
+                Err(found.to_string())
+            }
+        });
+        let plain = ana.kith.run(&["group", "repair", "Lantern"]).succeeded();
+        String::from_utf8_lossy(&plain.stdout).into_owned()
+    };
+    assert_eq!(problems(&[]), "Nothing is wrong.\n");
+    community.node.stop();
+    let plain = problems(&["out_of_touch"]);
+    for part in ["community nodes", "tried:", "what to do:"] {
+        assert!(plain.contains(part), "{plain}");
+    }
+    community.node.start();
+    assert_eq!(problems(&[]), "Nothing is wrong.\n");
 }
 
 #[test]
