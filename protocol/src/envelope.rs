@@ -51,8 +51,8 @@ pub enum EnvelopeError {
     /// A holder of the routing secret sent content that does not open, or belongs to another topic.
     #[error("the envelope does not open with this routing key")]
     Sealed,
-    /// The caller gave more content than an envelope holds.
-    #[error("the content of {len} bytes exceeds the limit of {MAX_CONTENT} bytes")]
+    /// The caller gave more content than an envelope holds, or than travels in parts.
+    #[error("a content of {len} bytes cannot be sent")]
     TooLarge {
         /// Length of the content in bytes.
         len: usize,

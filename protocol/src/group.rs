@@ -54,6 +54,7 @@ use crate::{
     id::{EnvelopeId, EpochId, EventId, GroupId, IntentId, InviteId, JoinId, MemberId, TopicId},
     identity::{PseudonymKey, PseudonymSalt},
     name::Name,
+    parts::{self, Collector, Part, PartError, Parts, Slot, Whole},
     profile::{Kind, Notice, Output},
     time::{Bucket, Span, Time},
     topic::RoutingSecret,
@@ -140,7 +141,7 @@ pub enum GroupError {
     /// The caller's text cannot be posted.
     #[error(transparent)]
     Text(#[from] TextError),
-    /// What the group must send does not fit into an envelope.
+    /// What the group must send is too large, even in parts; or an envelope does not open.
     #[error("the group is too large for this version: {0}")]
     Envelope(#[from] EnvelopeError),
     /// A stored group is damaged.
@@ -152,6 +153,12 @@ pub enum GroupError {
     /// A fault of this program.
     #[error("an internal rule was broken")]
     Ours,
+}
+
+impl From<PartError> for GroupError {
+    fn from(_: PartError) -> Self {
+        Self::Malformed
+    }
 }
 
 /// What a step of a state machine is given, and where its outputs go.
@@ -247,6 +254,9 @@ pub struct Group {
     sent: BTreeMap<EnvelopeId, EventId>,
     /// What this member said that is not encrypted yet, in order.
     unsent: BTreeSet<(u64, EventId)>,
+    /// Of commits and rejoins, and of answers to questions.
+    parts: Parts,
+    help_parts: Parts,
     invites: BTreeMap<InviteId, KnownInvite>,
     /// Which invite each revocation took back.
     revoked: BTreeMap<EventId, InviteId>,
@@ -321,6 +331,8 @@ impl Group {
             leavers: BTreeMap::new(),
             sent: BTreeMap::new(),
             unsent: BTreeSet::new(),
+            parts: Parts::default(),
+            help_parts: Parts::default(),
             invites: BTreeMap::new(),
             revoked: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -478,7 +490,9 @@ impl Group {
         let mls = tip.encrypt(&self.id, &self.key, seq, content)?;
         self.persist_ratchet(&epoch, context)?;
         let routing = self.tip_epoch()?.meta.routing.clone();
-        let envelope = self.seal(&routing, &Payload::Message { epoch, mls }, context)?;
+        let sealed = self.seal(&routing, &Payload::Message { epoch, mls }, context)?;
+        // A text fits: only commits can be so large that they need more.
+        let envelope = sealed.into_iter().next().ok_or(GroupError::Ours)?;
         self.tree.note_vote(self.me(), seq, epoch);
         Ok((seq, envelope))
     }
@@ -525,6 +539,8 @@ impl Group {
             epoch.meta.made = epoch.meta.made.min(now);
         }
         self.recovery.set_clock_back(now);
+        self.parts.set_clock_back(now);
+        self.help_parts.set_clock_back(now);
     }
 
     /// A mailbox has brought all that it holds.
@@ -611,11 +627,24 @@ impl Group {
             .routing_of(&envelope.topic())
             .ok_or(GroupError::Malformed)?;
         let content = envelope.open(&routing.key())?;
-        let payload: Payload = codec::decode(&content).map_err(|_| GroupError::Malformed)?;
-        let needs = payload.needs();
+        let mut payload: Payload = codec::decode(&content).map_err(|_| GroupError::Malformed)?;
+        let mut envelopes = vec![envelope.id()];
+        if let Payload::Part(part) = payload {
+            let collector = Collector::Group(self.id);
+            let whole = self.parts.take(collector, part, envelope.id(), context)?;
+            let Some(whole) = whole else {
+                return Ok(Verdict::Waiting);
+            };
+            payload = codec::decode(&whole.content).map_err(|_| GroupError::Malformed)?;
+            envelopes = whole.envelopes;
+            if !matches!(payload, Payload::Commit { .. } | Payload::Rejoin { .. }) {
+                return Err(GroupError::Malformed);
+            }
+        }
+        let needs = payload.needs().ok_or(GroupError::Malformed)?;
         if !self.tree.contains(&needs) {
             let number = mls_epoch(payload.mls())?;
-            return Ok(self.wait_for(needs, number, envelope, context));
+            return Ok(self.wait_for(needs, number, &envelopes, context));
         }
         let verdict = match payload {
             Payload::Message { epoch, mls } => {
@@ -627,9 +656,50 @@ impl Group {
             Payload::Rejoin { parent, mls } => {
                 self.receive_commit(parent, &mls, Epoch::follow_rejoin, context)
             }
+            Payload::Part(_) => Err(GroupError::Malformed),
         }?;
         self.catch_up(context)?;
         Ok(verdict)
+    }
+
+    /// Takes a part of an answer to a question of this member.
+    fn take_help_part(
+        &mut self,
+        part: Part,
+        envelope: EnvelopeId,
+        context: &mut Context<'_>,
+    ) -> Result<Option<Whole>, GroupError> {
+        let collector = Collector::Help(self.id);
+        Ok(self.help_parts.take(collector, part, envelope, context)?)
+    }
+
+    /// Adds a part that waited before a restart.
+    pub(crate) fn restore_part(
+        &mut self,
+        is_help: bool,
+        slot: Slot,
+        envelope: EnvelopeId,
+        since: Time,
+    ) {
+        let parts = if is_help {
+            &mut self.help_parts
+        } else {
+            &mut self.parts
+        };
+        parts.restore(slot, envelope, since);
+    }
+
+    /// After a restart: the envelopes of contents that are complete, to hand in again.
+    pub(crate) fn complete_parts(&self) -> Vec<EnvelopeId> {
+        let mut complete = self.parts.complete();
+        complete.extend(self.help_parts.complete());
+        complete
+    }
+
+    /// Forgets contents of which parts have been missing for too long.
+    pub(crate) fn expire_parts(&mut self, context: &mut Context<'_>) {
+        self.parts.expire(context);
+        self.help_parts.expire(context);
     }
 
     fn receive_message(
@@ -723,7 +793,7 @@ impl Group {
         &mut self,
         epoch: EpochId,
         number: u64,
-        envelope: &Envelope,
+        envelopes: &[EnvelopeId],
         context: &mut Context<'_>,
     ) -> Verdict {
         let roots = self.tree.roots().iter().filter(|root| !root.retired);
@@ -733,18 +803,17 @@ impl Group {
             // From before this member came in: never theirs to read.
             return Verdict::Rejected(GroupError::EpochClosed);
         }
-        let (envelope, since) = (envelope.id(), context.now);
-        let room = self.waiting_len < MAX_WAITING;
-        if room
-            && self
-                .waiting
-                .entry(epoch)
-                .or_default()
-                .insert(envelope, since)
-                .is_none()
-        {
+        let since = context.now;
+        if self.waiting_len + envelopes.len() > MAX_WAITING {
+            return Verdict::Waiting;
+        }
+        let waiting = self.waiting.entry(epoch).or_default();
+        for envelope in envelopes {
+            if waiting.insert(*envelope, since).is_some() {
+                continue;
+            }
             self.waiting_len += 1;
-            let record = Waiting {
+            let record = Waiting::Commit {
                 group: self.id,
                 epoch,
                 since,
@@ -950,17 +1019,19 @@ impl Group {
         self.order.saturating_add(1).min(MAX_ORDER)
     }
 
+    /// Seals a payload, in as many envelopes as it needs.
     fn seal(
         &self,
         routing: &RoutingSecret,
         payload: &Payload,
         context: &mut Context<'_>,
-    ) -> Result<Envelope, GroupError> {
+    ) -> Result<Vec<Envelope>, GroupError> {
         let content = codec::encode(payload).map_err(|_| GroupError::Ours)?;
-        Ok(Envelope::seal(
+        Ok(parts::seal(
             &routing.key(),
             context.hour,
             &content,
+            |part| codec::encode(&Payload::Part(part)),
             &mut context.rng,
         )?)
     }

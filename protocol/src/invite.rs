@@ -20,6 +20,7 @@ use crate::{
     event::{InviteSeed, MAX_ADDRESS_LEN, MAX_ADDRESSES},
     id::{EpochId, GroupId, InviteId, JoinId, MemberId},
     identity::PseudonymKey,
+    parts::Part,
     time::Time,
     topic::{self, RoutingSecret, derive},
 };
@@ -29,6 +30,7 @@ const CHECKSUM_LEN: usize = 4;
 const MAX_LINK_LEN: usize = 4096;
 const HPKE_INFO: &[u8] = b"kith join v1";
 const REPLY_LABEL: &[u8] = b"kith reply v1";
+const REPLY_PARTS_LABEL: &[u8] = b"kith reply parts v1";
 const WELCOME_LABEL: &[u8] = b"kith welcome note v1";
 
 /// Says why a text is not an invite link.
@@ -105,15 +107,23 @@ pub(crate) enum InboxPayload {
         #[serde(with = "serde_bytes")]
         signature: Vec<u8>,
     },
+    /// A part of an answer that is larger than an envelope, signed like the answer itself: else
+    /// everybody with the link could send parts.
+    #[serde(rename = "part")]
+    Part {
+        part: Part,
+        #[serde(with = "serde_bytes")]
+        signature: Vec<u8>,
+    },
 }
 
-/// A steward's answer to one request; only [`Link::open_reply`] makes one out of foreign bytes.
+/// A steward's answer to requests; only [`Link::open_reply`] makes one out of foreign bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Reply {
-    /// The newcomer is in.
+    /// All newcomers of this invite whom one commit lets in, by the names of their requests.
     #[serde(rename = "welcome")]
     Welcome {
-        join: JoinId,
+        joins: Vec<JoinId>,
         #[serde(with = "serde_bytes")]
         welcome: Vec<u8>,
         /// [`WelcomeNote`] under a key that only members of the new epoch can derive.
@@ -125,15 +135,15 @@ pub(crate) enum Reply {
     Refusal { join: JoinId, why: Refusal },
 }
 
-/// What a newcomer learns besides the MLS Welcome, signed by the steward who made it: any member
+/// What newcomers learn besides the MLS Welcome, signed by the steward who made it: any member
 /// could replay the Welcome, none can change what goes with it.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct WelcomeNote {
-    pub join: JoinId,
+    pub joins: Vec<JoinId>,
     pub epoch: EpochId,
     pub routing: RoutingSecret,
     pub order: u64,
-    /// The number of the commit that let the newcomer in, among its committer's messages.
+    /// The number of the commit that let the newcomers in, among its committer's messages.
     pub seq: u64,
     #[serde(with = "serde_bytes")]
     signature: [u8; 64],
@@ -141,16 +151,16 @@ pub(crate) struct WelcomeNote {
 
 impl WelcomeNote {
     pub(crate) fn sign(
-        join: JoinId,
+        joins: Vec<JoinId>,
         epoch: EpochId,
         routing: RoutingSecret,
         order: u64,
         seq: u64,
         key: &PseudonymKey,
     ) -> Result<Self, codec::CodecError> {
-        let signature = key.sign(&Self::message(&join, &epoch, &routing, order, seq)?);
+        let signature = key.sign(&Self::message(&joins, &epoch, &routing, order, seq)?);
         Ok(Self {
-            join,
+            joins,
             epoch,
             routing,
             order,
@@ -161,12 +171,18 @@ impl WelcomeNote {
 
     /// Tells whether this steward signed the note.
     pub(crate) fn is_by(&self, steward: &MemberId) -> bool {
-        let message = Self::message(&self.join, &self.epoch, &self.routing, self.order, self.seq);
+        let message = Self::message(
+            &self.joins,
+            &self.epoch,
+            &self.routing,
+            self.order,
+            self.seq,
+        );
         message.is_ok_and(|message| topic::verify(steward.as_bytes(), &message, &self.signature))
     }
 
     fn message(
-        join: &JoinId,
+        joins: &[JoinId],
         epoch: &EpochId,
         routing: &RoutingSecret,
         order: u64,
@@ -174,7 +190,7 @@ impl WelcomeNote {
     ) -> Result<Vec<u8>, codec::CodecError> {
         Ok([
             WELCOME_LABEL,
-            &codec::encode(&(join, epoch, routing, order, seq))?,
+            &codec::encode(&(joins, epoch, routing, order, seq))?,
         ]
         .concat())
     }
@@ -281,6 +297,13 @@ impl InviteKeys {
             .to_vec();
         Ok(InboxPayload::Reply { reply, signature })
     }
+
+    /// Signs a part of an answer: all of them at once, by what they have in common.
+    pub(crate) fn sign_part(&self, part: Part) -> InboxPayload {
+        let message = [REPLY_PARTS_LABEL, part.hashes()].concat();
+        let signature = self.reply.sign(&message).to_bytes().to_vec();
+        InboxPayload::Part { part, signature }
+    }
 }
 
 impl Link {
@@ -310,6 +333,13 @@ impl Link {
         key.verify_strict(&[REPLY_LABEL, reply].concat(), &signature)
             .ok()?;
         codec::decode(reply).ok()
+    }
+
+    /// Tells whether a part is of an answer.
+    pub(crate) fn is_reply_part(&self, part: &Part, signature: &[u8]) -> bool {
+        let message = [REPLY_PARTS_LABEL, part.hashes()].concat();
+        let signature: Option<[u8; 64]> = signature.try_into().ok();
+        signature.is_some_and(|signature| topic::verify(&self.reply_key, &message, &signature))
     }
 
     /// Tells whether the link leads to this group.

@@ -13,7 +13,8 @@
 //! - [`group`]: one group: its epoch tree on MLS, its members, its events; [`view`] is what it shows.
 //! - [`event`], [`invite`]: what members say, and how newcomers come in.
 //! - [`mailbox`]: how envelopes wait for those who are away.
-//! - [`envelope`], [`topic`]: what travels, and who may send where.
+//! - [`envelope`], [`topic`], [`parts`]: what travels, who may send where, and how what is larger
+//!   than an envelope does.
 //! - [`identity`], [`vault`]: who a member is, and how a device keeps it.
 //! - [`id`], [`name`], [`time`], [`codec`]: the small types beneath.
 //!
@@ -31,6 +32,7 @@ pub mod identity;
 pub mod invite;
 pub mod mailbox;
 pub mod name;
+pub mod parts;
 pub mod profile;
 #[cfg(test)]
 mod spec;

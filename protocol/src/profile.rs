@@ -26,6 +26,7 @@ use crate::{
     identity::{PseudonymKey, PseudonymSalt, RootSeed},
     invite::{InboxPayload, Link, LinkError, Refusal, Reply, WelcomeNote},
     name::Name,
+    parts::{Collector, Parts, Slot},
     time::{Span, Time},
     topic::RoutingSecret,
 };
@@ -239,7 +240,7 @@ pub enum Kind {
     Join = 5,
     /// A request to join one of this profile's groups, by group id and join id.
     Request = 6,
-    /// An envelope that waits for a commit, by envelope id.
+    /// An envelope that waits for a commit or for other parts of its content, by envelope id.
     Waiting = 7,
     /// Where a member stands in a group's epochs, by group id and member id.
     Vote = 8,
@@ -338,6 +339,8 @@ pub struct Join {
     link: Link,
     envelope: EnvelopeId,
     candidate: EpochStorage,
+    /// Of answers that are larger than an envelope.
+    parts: Parts,
 }
 
 /// A topic that a profile listens to.
@@ -454,11 +457,11 @@ impl Profile {
                     .restore_request(JoinId::from_bytes(id), record)
             }));
         }
-        for (key, record) in of(Kind::Waiting) {
-            check(profile.restore_waiting(key, record, &mut out));
-        }
         for (key, record) in of(Kind::Join) {
             check(profile.restore_join(key, record));
+        }
+        for (key, record) in of(Kind::Waiting) {
+            check(profile.restore_waiting(key, record, &mut out));
         }
         profile.groups.retain(|_, group| {
             let restored = group.restored(now);
@@ -468,6 +471,12 @@ impl Profile {
         });
         profile.rebuild_topics(now);
         out.push(Output::Watching);
+        let of_groups = profile.groups.values().flat_map(Group::complete_parts);
+        let of_joins = profile
+            .joins
+            .values()
+            .flat_map(|join| join.parts.complete());
+        out.extend(of_groups.chain(of_joins).map(Output::Reopen));
         out.extend(profile.groups.values().flat_map(Group::reachable));
         (profile, out, damaged)
     }
@@ -477,6 +486,8 @@ impl Profile {
         if now.after(CLOCK_SLACK) < self.last {
             let groups = self.groups.values_mut();
             groups.for_each(|group| group.set_clock_back(now));
+            let joins = self.joins.values_mut();
+            joins.for_each(|join| join.parts.set_clock_back(now));
         }
         let jumped = now > self.last.after(CLOCK_SLACK) || now.after(CLOCK_SLACK) < self.last;
         let jumped = jumped && self.last.as_ms() > 0;
@@ -686,6 +697,7 @@ impl Profile {
             envelope: envelope.id(),
             since: context.now,
             candidate: storage,
+            parts: Parts::default(),
         };
         join.persist(&id, context)?;
         self.joins.insert(id, join);
@@ -732,25 +744,34 @@ impl Profile {
     }
 
     fn receive_reply(&mut self, id: JoinId, envelope: &Envelope, context: &mut Context<'_>) {
-        let Some(join) = self.joins.get(&id).filter(|join| join.listens()) else {
+        let Some(join) = self.joins.get_mut(&id).filter(|join| join.listens()) else {
             return;
         };
         let waits = join.state == JoinState::Waiting;
-        let Ok(content) = envelope.open(&join.link.inbox.key()) else {
-            return;
-        };
-        let Ok(InboxPayload::Reply { reply, signature }) = codec::decode(&content) else {
+        let content = envelope.open(&join.link.inbox.key()).ok();
+        let mut payload = content.and_then(|content| codec::decode(&content).ok());
+        if let Some(InboxPayload::Part { part, signature }) = payload {
+            if !join.link.is_reply_part(&part, &signature) {
+                return;
+            }
+            let collector = Collector::Join(id);
+            let whole = join.parts.take(collector, part, envelope.id(), context);
+            let whole = whole.ok().flatten();
+            payload = whole.and_then(|whole| codec::decode(&whole.content).ok());
+        }
+        let Some(InboxPayload::Reply { reply, signature }) = payload else {
             return;
         };
         match join.link.open_reply(&reply, &signature) {
             Some(Reply::Refusal { join, why }) if join == id && waits => {
                 self.settle(id, JoinState::Refused(why), context)
             }
+            // One for other newcomers is none of this one's business.
             Some(Reply::Welcome {
-                join,
+                joins,
                 welcome,
                 note,
-            }) if join == id => {
+            }) if joins.contains(&id) => {
                 // A Welcome that does not open is not ours to act on: the right one may follow.
                 if let Ok(group) = self.come_in(id, &welcome, note, context)
                     && waits
@@ -775,7 +796,7 @@ impl Profile {
         let open_note = |secret: &RoutingSecret| {
             let content = Zeroizing::new(Envelope::parse(note).ok()?.open(&secret.key()).ok()?);
             let note: WelcomeNote = codec::decode(&content).ok()?;
-            (note.join == id).then_some(note)
+            note.joins.contains(&id).then_some(note)
         };
         let (group, first, seq) = join(
             &request.candidate,
@@ -816,6 +837,7 @@ impl Profile {
         if matches!(state, JoinState::Refused(_)) {
             // The secrets have done their work. Who is in may be welcomed once more.
             join.candidate = EpochStorage::default();
+            join.parts.clear(context);
         }
         let _ = join.persist(&id, context);
         context.notify(Notice::Join { join: id });
@@ -871,6 +893,10 @@ impl Profile {
             let _ = group.tick(context);
             let _ = group.drop_old_keys(context);
             group.expire_waiting(context);
+            group.expire_parts(context);
+        }
+        for join in self.joins.values_mut() {
+            join.parts.expire(context);
         }
         let waited = |group: &&Group| {
             group
@@ -896,7 +922,9 @@ impl Profile {
             .map(|(id, _)| *id)
             .collect();
         for id in gone {
-            self.joins.remove(&id);
+            if let Some(join) = self.joins.remove(&id) {
+                join.parts.forget(context);
+            }
             context.persist(Kind::Join, id.as_bytes(), None);
         }
         self.rebuild_topics(now);
@@ -1013,10 +1041,21 @@ impl Profile {
         out: &mut Vec<Output>,
     ) -> Result<(), GroupError> {
         let envelope = EnvelopeId::from_bytes(key.try_into().map_err(|_| GroupError::Ours)?);
-        let waiting: Waiting = codec::decode(record).map_err(|_| GroupError::Ours)?;
+        let (group, epoch, since) = match codec::decode(record).map_err(|_| GroupError::Ours)? {
+            Waiting::Commit {
+                group,
+                epoch,
+                since,
+            } => (group, epoch, since),
+            Waiting::Parts {
+                collector,
+                slot,
+                since,
+            } => return self.restore_part(collector, slot, envelope, since),
+        };
         if !self
-            .group_mut(&waiting.group)?
-            .restore_waiting(envelope, waiting)
+            .group_mut(&group)?
+            .restore_waiting(envelope, epoch, since)
         {
             out.push(Output::Persist {
                 kind: Kind::Waiting,
@@ -1024,6 +1063,28 @@ impl Profile {
                 value: None,
             });
             out.push(Output::Reopen(envelope));
+        }
+        Ok(())
+    }
+
+    fn restore_part(
+        &mut self,
+        collector: Collector,
+        slot: Slot,
+        envelope: EnvelopeId,
+        since: Time,
+    ) -> Result<(), GroupError> {
+        match collector {
+            Collector::Group(id) => self
+                .group_mut(&id)?
+                .restore_part(false, slot, envelope, since),
+            Collector::Help(id) => self
+                .group_mut(&id)?
+                .restore_part(true, slot, envelope, since),
+            Collector::Join(id) => {
+                let join = self.joins.get_mut(&id).ok_or(GroupError::Ours)?;
+                join.parts.restore(slot, envelope, since);
+            }
         }
         Ok(())
     }
@@ -1041,6 +1102,7 @@ impl Profile {
             envelope: record.envelope,
             since: record.since,
             candidate: EpochStorage::from_parts(&record.candidate, &[0])?,
+            parts: Parts::default(),
         };
         self.joins.insert(id, join);
         Ok(())

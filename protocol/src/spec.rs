@@ -22,6 +22,7 @@ use crate::{
     identity::{PseudonymKey, PseudonymSalt, RootSeed},
     invite::{InboxPayload, InviteKeys, Link, Refusal, Reply, WelcomeNote},
     name::Name,
+    parts::{Part, split},
     profile::{Command, Input, Outcome, Output, Profile},
     time::{Span, Time},
     topic::{self, RoutingSecret, derive},
@@ -87,6 +88,11 @@ fn join_id() -> JoinId {
     JoinId::from_bytes([0x44; 16])
 }
 
+/// Two who asked by the same invite.
+fn welcomed() -> Vec<JoinId> {
+    vec![join_id(), JoinId::from_bytes([0x45; 16])]
+}
+
 /// The steward who signs the examples: the pseudonym of the section on identity.
 fn steward() -> PseudonymKey {
     RootSeed::generate(&mut CountingRng::from(0xc0)).pseudonym(&PseudonymSalt::from_bytes(
@@ -96,7 +102,49 @@ fn steward() -> PseudonymKey {
 
 fn welcome_note() -> WelcomeNote {
     let epoch = EpochId::from_bytes([0x22; 32]);
-    WelcomeNote::sign(join_id(), epoch, secret(), 12, 9, &steward()).unwrap()
+    WelcomeNote::sign(welcomed(), epoch, secret(), 12, 9, &steward()).unwrap()
+}
+
+/// What is large enough to need parts.
+fn large_content() -> Vec<u8> {
+    vec![7; crate::envelope::MAX_CONTENT + 1]
+}
+
+/// A payload that holds a part, without the piece in its middle: the document shows no 30 kB.
+fn around(payload: &[u8], piece: usize) -> (Vec<u8>, Vec<u8>) {
+    let repeats = |window: &[u8]| window.iter().all(|byte| *byte == 7);
+    let at = payload.windows(piece).position(repeats).unwrap();
+    (payload[..at].to_vec(), payload[at + piece..].to_vec())
+}
+
+fn parts_examples() -> Vec<(&'static str, Vec<u8>)> {
+    fn cbor(value: &impl ToCbor) -> Vec<u8> {
+        codec::encode(value).unwrap()
+    }
+    let part = split(&large_content()).unwrap().remove(0);
+    let piece = large_content().len() / 2;
+    let payload = cbor(&Payload::Part(part.clone()));
+    let (begin, end) = around(&payload, piece);
+    let (_, signed) = around(&cbor(&invite_keys().sign_part(part.clone())), piece);
+    let to = AskId::from_bytes([0x42; 32]);
+    let (asked, _) = around(
+        &cbor(&Help::Part {
+            to,
+            part: part.clone(),
+        }),
+        piece,
+    );
+    vec![
+        ("hashes of parts", part.hashes().to_vec()),
+        ("part begins", begin),
+        ("part ends", end),
+        ("part in an inbox ends", signed),
+        ("part of an answer begins", asked),
+        (
+            "hash of a part",
+            EnvelopeId::of(&payload).as_bytes().to_vec(),
+        ),
+    ]
 }
 
 fn help_secret(of: &RoutingSecret) -> RoutingSecret {
@@ -121,6 +169,10 @@ enum Help {
         sealed: Vec<u8>,
         #[serde(with = "serde_bytes")]
         encapsulated: Vec<u8>,
+    },
+    Part {
+        to: AskId,
+        part: Part,
     },
 }
 
@@ -231,7 +283,7 @@ fn examples() -> Vec<(&'static str, Vec<u8>)> {
     let routing = secret().key();
     let keys = invite_keys();
     let inbox = keys.inbox().key().topic();
-    let noted = (join_id(), EpochId::from_bytes([0x22; 32]), secret(), 12, 9);
+    let noted = (welcomed(), EpochId::from_bytes([0x22; 32]), secret(), 12, 9);
     let posted = event(Body::Post {
         text: "hello".into(),
     });
@@ -288,7 +340,7 @@ fn examples() -> Vec<(&'static str, Vec<u8>)> {
         why: Refusal::UsedUp,
     };
     let welcome = Reply::Welcome {
-        join: join_id(),
+        joins: welcomed(),
         welcome: vec![1, 2, 3, 4],
         note: vec![5, 6, 7, 8],
     };
@@ -404,6 +456,7 @@ fn examples() -> Vec<(&'static str, Vec<u8>)> {
         ("welcome note", cbor(codec::encode(&welcome_note()))),
     ];
     examples.extend(help_examples());
+    examples.extend(parts_examples());
     examples
 }
 
@@ -475,6 +528,10 @@ fn the_documents_group_limits_are_those_in_force() {
         ("MAX_ADDRESS_LEN", crate::event::MAX_ADDRESS_LEN as u64),
         ("MAX_NAME", Name::MAX_LEN as u64),
         ("MAX_CONTENT", crate::envelope::MAX_CONTENT as u64),
+        ("MAX_PART", crate::parts::MAX_PART as u64),
+        ("MIN_PART", crate::parts::MIN_PART as u64),
+        ("MAX_PARTS", crate::parts::MAX_PARTS as u64),
+        ("MAX_UNFINISHED", crate::parts::MAX_UNFINISHED as u64),
         ("MAX_GROUPS", crate::profile::MAX_GROUPS as u64),
         ("MAX_JOINS", crate::profile::MAX_JOINS as u64),
         ("CLOCK_SLACK", hours(crate::profile::CLOCK_SLACK)),
@@ -732,14 +789,14 @@ fn the_captured_evening_opens_as_the_document_tells() {
     };
     let link = keys.link(&GroupId::from_bytes([0; 16]), NOW, vec![]);
     let Some(Reply::Welcome {
-        join: answered,
+        joins,
         welcome,
         note,
     }) = link.open_reply(&reply, &signature)
     else {
         panic!("a welcome");
     };
-    assert_eq!(answered, id);
+    assert_eq!(joins, [id]);
 
     let candidate = candidate(&key_package, &get("init key"), &get("encryption key"));
     let open_note = |key: &RoutingSecret| {
@@ -748,7 +805,7 @@ fn the_captured_evening_opens_as_the_document_tells() {
         assert_specified("welcome note", &note);
         codec::decode(&note)
             .ok()
-            .filter(|note: &WelcomeNote| note.join == id)
+            .filter(|note: &WelcomeNote| note.joins.contains(&id))
     };
     let (group, joined, _) = join(&candidate, &me, &welcome, open_note, NOW).unwrap();
     let epoch = joined.id;

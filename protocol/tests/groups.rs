@@ -6,6 +6,7 @@
     reason = "a test ends where something unexpected happens"
 )]
 
+#[allow(dead_code, reason = "each test program uses some of it")]
 mod common;
 
 use common::Network;

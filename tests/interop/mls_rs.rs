@@ -554,3 +554,31 @@ fn updates_of_keys_and_acknowledgements_are_understood_on_both_sides() {
     post(&mut world, &mut sten, "good morning");
     assert_agree(&world, "Ana", group, &mut sten);
 }
+
+/// Sten comes into a group whose Welcome, whose commits and whose way back exceed an envelope.
+#[test]
+fn a_stranger_gets_on_in_a_group_too_large_for_one_envelope() {
+    let (mut world, group, link, mut sten) = evening(&["Ana"]);
+    world.crowd("Ana", group, &link, 190);
+    assert_agree(&world, "Ana", group, &mut sten);
+    let mut tove = Stranger::new("Tove");
+    enter(&mut world, &mut tove, &link);
+    assert_agree(&world, "Ana", group, &mut tove);
+
+    sten.lose();
+    let help = help_from_ours(&mut world, group, &sten);
+    assert!(help.group_info.len() > 61_295);
+    let now_ms = world.now_ms();
+    let rejoin = sten.come_back(&help, Return::AsAsked, now_ms);
+    world.put(rejoin);
+    assert_agree(&world, "Ana", group, &mut sten);
+    assert_agree(&world, "Ana", group, &mut tove);
+
+    world.remove_crowd("Ana", group);
+    for stranger in [&mut sten, &mut tove] {
+        assert_agree(&world, "Ana", group, stranger);
+        assert_eq!(stranger.seat().roster().len(), 3);
+        post(&mut world, stranger, "still here");
+        assert_agree(&world, "Ana", group, stranger);
+    }
+}

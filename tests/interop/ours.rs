@@ -66,7 +66,7 @@ impl World {
         let command = Command::NewInvite {
             group,
             life: Span::DAY,
-            uses: 9,
+            uses: 1000,
         };
         match self.command(name, command) {
             Ok(Outcome::Invited(_, link)) => link.to_string(),
@@ -80,6 +80,46 @@ impl World {
             pseudonym: Name::new(name).unwrap(),
         };
         self.command(name, command).unwrap();
+    }
+
+    /// Lets many in by a link, under the longest names, of whom nothing is heard again.
+    pub fn crowd(&mut self, steward: &str, group: GroupId, link: &str, count: usize) {
+        let now = self.now;
+        for number in 0..count {
+            let join = Command::Join {
+                link: link.to_owned(),
+                pseudonym: Name::new(&format!("{number:0>128}")).unwrap(),
+            };
+            let mut person = Person::new();
+            person.handle(Input::Command(join), now);
+            self.mailbox.append(&mut person.outbox);
+        }
+        let before = self.group(steward, group).roster().len();
+        self.settle();
+        while self.group(steward, group).roster().len() < before + count {
+            self.wait(Span::SECOND.times(10));
+        }
+        self.wait(Span::SECOND.times(10)); // A steward pauses after several commits.
+    }
+
+    /// Takes out all whose names are the longest, by one commit with long reasons.
+    pub fn remove_crowd(&mut self, steward: &str, group: GroupId) {
+        let roster = self.group(steward, group).roster().to_vec();
+        let now = self.now;
+        let person = self.people.get_mut(steward).expect("a person of that name");
+        person.handle(Input::Alone, now);
+        for member in roster
+            .iter()
+            .filter(|member| member.name.as_str().len() == 128)
+        {
+            let removal = Command::Remove {
+                group,
+                member: member.id,
+                reason: "x".repeat(1000),
+            };
+            person.handle(Input::Command(removal), now);
+        }
+        self.settle();
     }
 
     pub fn post(&mut self, name: &str, group: GroupId, text: &str) {

@@ -35,9 +35,9 @@ use serde_bytes::{ByteArray, ByteBuf};
 
 use crate::wire::{
     Answer, Ask, Card, CommitNote, Content, Event, Hash, HelpAnswer, HelpContent, InboxContent,
-    Intent, InviteBody, InviteKeys, Link, MAX_ORDER, MessageNote, Policy, Post, Routing, Short,
-    SignedHelp, WelcomeNote, What, counting, decode, encode, group_tag, is_signed, sha256, short,
-    signed, welcome_note_message,
+    Intent, InviteBody, InviteKeys, Link, MAX_ORDER, MessageNote, Pieces, Policy, Post, Routing,
+    Short, SignedHelp, WelcomeNote, What, counting, decode, encode, group_tag, is_signed, sha256,
+    short, signed, welcome_note_message,
 };
 
 const POLICY: ExtensionType = ExtensionType::new(0xf4b1);
@@ -133,6 +133,7 @@ struct Asked {
     link: Link,
     inbox: Routing,
     join: Short,
+    pieces: Pieces,
 }
 
 /// A member's place in a group.
@@ -151,6 +152,7 @@ pub struct Seat {
     invites: Vec<Invite>,
     /// Who has said that they stand in an epoch, once for each time.
     pub acks: Vec<Hash>,
+    pieces: Pieces,
     /// MLS reads no message twice, and none of one's own.
     done: BTreeSet<Hash>,
     pub is_out: bool,
@@ -258,7 +260,12 @@ impl Stranger {
         };
         let inbox = Routing::new(link.inbox.into_array());
         let envelope = inbox.seal(now_ms, &encode(&request));
-        self.asked = Some(Asked { link, inbox, join });
+        self.asked = Some(Asked {
+            link,
+            inbox,
+            join,
+            pieces: Pieces::default(),
+        });
         envelope
     }
 
@@ -282,6 +289,7 @@ impl Stranger {
             link: keys.link(group, vec![], u64::MAX),
             inbox: keys.keys.inbox.clone(),
             join: short(package),
+            pieces: Pieces::default(),
         };
         Self {
             asked: Some(asked),
@@ -304,19 +312,26 @@ impl Stranger {
 
     /// SPEC, *Reply*: takes a Welcome, or learns of a refusal.
     pub fn hear_answer(&mut self, content: &[u8]) {
-        let asked = self.asked.as_ref().expect("a request");
-        let Some(InboxContent::Reply { reply, signature }) = decode(content) else {
-            return; // Someone's request.
+        let asked = self.asked.as_mut().expect("a request");
+        let mut content = decode(content);
+        if let Some(InboxContent::Part { part, signature }) = content {
+            let message = signed(b"kith reply parts v1", &part.hashes);
+            assert!(is_signed(&asked.link.reply_key, &message, &signature));
+            let whole = asked.pieces.take(part);
+            content = whole.map(|whole| decode(&whole).expect("a reply"));
+        }
+        let Some(InboxContent::Reply { reply, signature }) = content else {
+            return; // Someone's request, or a part of what is yet to come.
         };
         let message = [b"kith reply v1".as_slice(), &reply].concat();
         assert!(is_signed(&asked.link.reply_key, &message, &signature));
         match decode(&reply).expect("an answer") {
             Answer::Refusal { join, why } if join == asked.join => self.refused = Some(why),
             Answer::Welcome {
-                join,
                 note,
+                joins,
                 welcome,
-            } if join == asked.join => {
+            } if joins.contains(&asked.join) => {
                 self.seat = Some(self.sit_down(&welcome, &note));
             }
             _ => {}
@@ -340,10 +355,10 @@ impl Stranger {
         let welcome_key = Routing::new(export(&mls, b"kith welcome v1"));
         let note = welcome_key.open(note).expect("a note that opens");
         let note: WelcomeNote = decode(&note).expect("a welcome note");
-        assert_eq!(note.join, asked.join);
+        assert!(note.joins.contains(&asked.join));
         assert!(note.order <= MAX_ORDER);
         let WelcomeNote { order, seq, .. } = note;
-        let message = welcome_note_message(&note.join, &note.epoch, &note.routing, order, seq);
+        let message = welcome_note_message(&note.joins, &note.epoch, &note.routing, order, seq);
         assert!(is_signed(&sender, &message, &note.signature));
         let routing = Routing::new(note.routing.into_array());
         Seat::new(&self.key, mls, note.epoch, routing, note.order)
@@ -426,9 +441,14 @@ impl Stranger {
         mut mailbox: impl Iterator<Item = &'a [u8]>,
         stewards: &[Hash],
     ) -> Option<Help> {
+        let mut pieces = Pieces::default();
         mailbox.find_map(|envelope| {
             let content = question.topic.open(envelope)?;
-            let content = decode(&content).expect("what SPEC lists for a help topic");
+            let mut content = decode(&content).expect("what SPEC lists for a help topic");
+            if let HelpContent::Part { part, .. } = content {
+                let whole = pieces.take(part)?;
+                content = decode(&whole).expect("an answer");
+            }
             let HelpContent::Answer {
                 to,
                 sealed,
@@ -602,6 +622,7 @@ impl Seat {
             cuts: BTreeMap::new(),
             invites: Vec::new(),
             acks: Vec::new(),
+            pieces: Pieces::default(),
             done: BTreeSet::new(),
             is_out: false,
         }
@@ -622,6 +643,10 @@ impl Seat {
     /// Takes in an envelope's content if it is of the epoch.
     pub fn take_in_content(&mut self, content: &[u8]) -> bool {
         match decode(content).expect("what SPEC lists for a group's topic") {
+            Content::Part(part) => {
+                let whole = self.pieces.take(part);
+                return whole.is_none_or(|whole| self.take_in_content(&whole));
+            }
             Content::Message { mls, epoch } if epoch == self.epoch => self.hear(&mls),
             Content::Commit { mls, parent } if parent == self.epoch => self.follow(&mls),
             Content::Rejoin { mls, parent } if parent == self.epoch => {
@@ -836,18 +861,19 @@ impl Seat {
         let seq = self.seq;
         let routing: Hash = ByteArray::new(self.routing.secret);
         let order = self.order;
-        let message = welcome_note_message(&join, &self.epoch, &routing, order, seq);
+        let joins = vec![join];
+        let message = welcome_note_message(&joins, &self.epoch, &routing, order, seq);
         let note = WelcomeNote {
             seq,
-            join,
             epoch: self.epoch,
+            joins: joins.clone(),
             order,
             routing,
             signature: ByteArray::new(self.key.sign(&message).to_bytes()),
         };
         let welcome_key = Routing::new(export(&self.mls, b"kith welcome v1"));
         let answer = Answer::Welcome {
-            join,
+            joins,
             note: ByteBuf::from(welcome_key.seal(now_ms, &encode(&note))),
             welcome: ByteBuf::from(welcome.expect("a Welcome")),
         };

@@ -34,6 +34,38 @@ pub enum Content {
     Message { mls: ByteBuf, epoch: Hash },
     Commit { mls: ByteBuf, parent: Hash },
     Rejoin { mls: ByteBuf, parent: Hash },
+    Part(Part),
+}
+
+/// SPEC, *Parts*.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Part {
+    pub at: u64,
+    pub bytes: ByteBuf,
+    pub hashes: ByteBuf,
+}
+
+/// The pieces of contents that come in parts, by the lists of their hashes.
+#[derive(Default)]
+pub struct Pieces(BTreeMap<Vec<u8>, BTreeMap<u64, Vec<u8>>>);
+
+impl Pieces {
+    /// Takes a part; gives the content if all of it has been seen.
+    pub fn take(&mut self, part: Part) -> Option<Vec<u8>> {
+        let hashes: Vec<&[u8]> = part.hashes.chunks(32).collect();
+        assert!((2..=13).contains(&hashes.len()));
+        assert!((30_000..=60_000).contains(&part.bytes.len()));
+        assert_eq!(hashes[part.at as usize], sha256(&[&part.bytes]));
+        let count = hashes.len();
+        let pieces = self.0.entry(part.hashes.to_vec()).or_default();
+        pieces.insert(part.at, part.bytes.into_vec());
+        if pieces.len() < count {
+            return None;
+        }
+        let content: Vec<u8> = pieces.values().flatten().copied().collect();
+        assert!(content.len() > 61_295, "what fits does not travel in parts");
+        Some(content)
+    }
 }
 
 /// SPEC, *Request* and *Reply*.
@@ -49,6 +81,10 @@ pub enum InboxContent {
         reply: ByteBuf,
         signature: ByteArray<64>,
     },
+    Part {
+        part: Part,
+        signature: ByteArray<64>,
+    },
 }
 
 /// SPEC, *Reply*: what the reply key signs.
@@ -56,8 +92,8 @@ pub enum InboxContent {
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
     Welcome {
-        join: Short,
         note: ByteBuf,
+        joins: Vec<Short>,
         welcome: ByteBuf,
     },
     Refusal {
@@ -69,8 +105,8 @@ pub enum Answer {
 #[derive(Serialize, Deserialize)]
 pub struct WelcomeNote {
     pub seq: u64,
-    pub join: Short,
     pub epoch: Hash,
+    pub joins: Vec<Short>,
     pub order: u64,
     pub routing: Hash,
     pub signature: ByteArray<64>,
@@ -129,6 +165,10 @@ pub enum HelpContent {
         to: Hash,
         sealed: ByteBuf,
         encapsulated: ByteBuf,
+    },
+    Part {
+        to: Hash,
+        part: Part,
     },
 }
 
@@ -363,7 +403,7 @@ impl InviteKeys {
 
 /// What a welcome note's signature is over.
 pub fn welcome_note_message(
-    join: &Short,
+    joins: &[Short],
     epoch: &Hash,
     routing: &Hash,
     order: u64,
@@ -371,7 +411,7 @@ pub fn welcome_note_message(
 ) -> Vec<u8> {
     signed(
         b"kith welcome note v1",
-        &encode(&(join, epoch, routing, order, seq)),
+        &encode(&(joins, epoch, routing, order, seq)),
     )
 }
 

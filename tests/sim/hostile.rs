@@ -78,7 +78,7 @@ fn everything_that_was_ever_said_can_be_said_again_without_effect() {
 #[test]
 fn noise_with_a_valid_signature_stops_nobody() {
     let mut world = council(403, 5, 2, 3);
-    for kind in [Harm::Noise, Harm::Mangle, Harm::Phantom] {
+    for kind in [Harm::Noise, Harm::Mangle, Harm::Phantom, Harm::Parts] {
         harm(&mut world, 4, kind, 100);
         all_post(&mut world, Span::SECOND);
         does(&mut world, 1, Deed::Promote(3));
@@ -267,6 +267,7 @@ fn a_group_of_one_steward_bears_all_of_this_too() {
         Harm::Phantom,
         Harm::Transplant,
         Harm::BogusWelcome,
+        Harm::Parts,
     ] {
         harm(&mut world, 4, kind, 40);
         all_post(&mut world, Span::SECOND);

@@ -383,3 +383,57 @@ fn a_seed_makes_the_same_schedule() {
     };
     assert_eq!(run(), run());
 }
+
+/// A group whose Welcomes and commits exceed an envelope, over gossip that loses most of what it
+/// carries, with nodes that crash between the parts: what is missing comes by comparing.
+#[test]
+fn parts_that_gossip_loses_come_by_comparing_with_a_mailbox() {
+    let mut world = World::new(701, 5, 2);
+    gather(&mut world, 0, 0, 1..3);
+    let uses = 1000;
+    let life = LIFE;
+    world.act(Action::Invite {
+        slot: 0,
+        uses,
+        life,
+    });
+    world.run_for(MINUTE);
+    let count = 160;
+    world.act(Action::Crowd { slot: 0, count });
+    world.run_for(MINUTE.times(5));
+    let members = |world: &World, node: usize| {
+        let group = world.group(node, 0);
+        group.map_or(0, |group| group.roster().len())
+    };
+    assert_eq!(members(&world, 0), count + 3);
+
+    world.faults.gossip_loss = 70;
+    world.act(Action::Join { node: 3, slot: 0 });
+    world.act(Action::Join { node: 4, slot: 0 });
+    for node in [3, 4, 0, 1] {
+        let (point, down) = (60, Span::SECOND.times(20));
+        world.act(Action::Crash { node, point, down });
+        world.run_for(Span::SECOND.times(2));
+    }
+    world.run_for(MINUTE.times(5));
+    assert!((0..5).all(|node| world.is_in(node, 0)), "all came in");
+
+    // While she hears nobody, Ana's wishes gather: they become one commit.
+    let span = MINUTE.times(3);
+    world.act(Action::Isolate { node: 0, span });
+    world.run_for(MINUTE.times(2));
+    let epoch = |world: &World| world.group(0, 0).map(|group| group.epoch().1);
+    let before = epoch(&world);
+    world.act(Action::RemoveCrowd { node: 0, slot: 0 });
+    assert_eq!(epoch(&world), before, "nothing is committed yet");
+    for node in [1, 3] {
+        let (point, down) = (40, Span::SECOND.times(20));
+        world.run_for(Span::SECOND.times(30));
+        world.act(Action::Crash { node, point, down });
+    }
+    world.run_for(MINUTE.times(5));
+    for node in 0..5 {
+        assert_eq!(members(&world, node), 5, "node {node} followed");
+    }
+    holds(&mut world);
+}

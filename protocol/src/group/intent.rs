@@ -324,17 +324,17 @@ impl Group {
         let (made, commit) = self.make_commit(Vec::new(), note, context)?;
         self.add_epoch(made.child, context)?;
         self.persist_record(context)?;
-        context.out.push(Output::Keep(commit));
+        context.out.extend(commit.into_iter().map(Output::Keep));
         Ok(())
     }
 
-    /// Makes a commit on the tip and the envelope that carries it, without effect as yet.
+    /// Makes a commit on the tip and the envelopes that carry it, without effect as yet.
     pub(super) fn make_commit(
         &self,
         packages: Vec<KeyPackage>,
         note: CommitNote,
         context: &mut Context<'_>,
-    ) -> Result<(Made, Envelope), GroupError> {
+    ) -> Result<(Made, Vec<Envelope>), GroupError> {
         let tip = self.tip_epoch()?;
         let mut made = tip.commit(&self.id, &self.key, packages, note, context.now)?;
         let mls = std::mem::take(&mut made.commit);

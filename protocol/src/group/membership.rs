@@ -16,6 +16,7 @@ use crate::{
     event::{Body, InviteSeed},
     id::{EnvelopeId, EpochId, EventId, IntentId, InviteId, JoinId, MemberId},
     invite::{InboxPayload, InviteKeys, Link, Refusal, Reply, WelcomeNote},
+    parts,
     profile::{Notice, Output},
     time::{Span, Time},
     topic::RoutingSecret,
@@ -30,14 +31,20 @@ pub const INBOX_ANSWERED: Span = Span::DAY.times(30);
 pub const WELCOME_WAITS: Span = Span::SECOND.times(60);
 /// How many commits a steward makes to admit people before pausing.
 const ADMIT_BURST: usize = 4;
+/// How many bytes of Welcomes go with one commit, about: each invite's inbox gets one. A device makes
+/// what one step sends durable at once.
+const MAX_WELCOMES: usize = 4 * 1024 * 1024;
+/// About what each member adds to a Welcome, and a bit more.
+const MEMBER_BYTES: usize = 512;
 /// How long so many commits take at least: who comes meanwhile comes in together.
 pub const ADMIT_PAUSE: Span = Span::SECOND.times(10);
 /// From when on a steward of lower rank no longer waits for others to answer a request.
 const REQUEST_OLD: Span = Span::SECOND.times(600);
 /// How long a request is kept after its answer: the commit that admitted may still lose.
 pub const ANSWER_KEPT: Span = Span::DAY.times(7);
-/// How many requests of one group may wait at a time.
-pub const MAX_REQUESTS: usize = 256;
+/// How many requests of one group may wait at a time: those of all members of a large group at once.
+/// One that is dropped is not made again.
+pub const MAX_REQUESTS: usize = 1024;
 /// How many open invites are told again when somebody becomes a steward.
 pub const MAX_ANNOUNCED: usize = 16;
 /// The longest time that an invite may last.
@@ -288,8 +295,12 @@ impl Group {
         else {
             return Ok(()); // A reply: another steward's, or our own.
         };
-        let open = self.requests.keys().filter(|join| !self.is_admitted(join));
-        if open.count() >= MAX_REQUESTS || self.requests.contains_key(&join) {
+        if self.requests.contains_key(&join) {
+            return Ok(());
+        }
+        let admitted = self.admitted();
+        let open = self.requests.keys().filter(|join| !admitted.contains(join));
+        if open.count() >= MAX_REQUESTS {
             return Ok(());
         }
         let key_package = known
@@ -336,22 +347,29 @@ impl Group {
         if !self.may_send() || self.rank().is_none() {
             return Ok(None);
         }
+        if self.requests.is_empty() {
+            return Ok(None);
+        }
         let now = context.now;
         let delay = RANK_DELAY.times(rank as u64);
+        let admitted = self.admitted();
         let settled = |request: &Request| request.received.after(ANSWER_KEPT) < now;
         let done: Vec<JoinId> = self
             .requests
             .iter()
-            .filter(|(join, request)| settled(request) && self.is_admitted(join))
+            .filter(|(join, request)| settled(request) && admitted.contains(join))
             .map(|(join, _)| *join)
             .collect();
         for join in done {
             self.forget_request(&join, context)?;
         }
+        let welcome = MEMBER_BYTES * (self.roster().len() + MAX_ADDS);
+        let most_invites = (MAX_WELCOMES / welcome).max(1);
+        let mut invites = BTreeSet::new();
         let (mut ready, mut later) = (Vec::new(), Vec::new());
         for (join, request) in &self.requests {
             let known = self.invites.get(&request.invite);
-            if self.is_admitted(join) || !known.is_some_and(|known| self.can_judge(known)) {
+            if admitted.contains(join) || !known.is_some_and(|known| self.can_judge(known)) {
                 continue;
             }
             let mut at = request.received.after(delay);
@@ -366,10 +384,14 @@ impl Group {
                         .map_or(at, |first| first.after(ADMIT_PAUSE)),
                 );
             }
+            let answered = invites.contains(&request.invite) || invites.len() < most_invites;
             if at > now {
                 later.push(at);
-            } else if ready.len() < MAX_ADDS {
+            } else if ready.len() < MAX_ADDS && answered {
+                invites.insert(request.invite);
                 ready.push(*join);
+            } else {
+                later.push(now.after(Span::SECOND)); // With the next commit.
             }
         }
         if !ready.is_empty() {
@@ -426,8 +448,8 @@ impl Group {
         why: Refusal,
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
-        let envelope = self.seal_reply(invite, &Reply::Refusal { join, why }, context)?;
-        context.out.push(Output::Keep(envelope));
+        let envelopes = self.seal_reply(invite, &Reply::Refusal { join, why }, context)?;
+        context.out.extend(envelopes.into_iter().map(Output::Keep));
         self.forget_request(&join, context)
     }
 
@@ -453,8 +475,8 @@ impl Group {
         Ok(())
     }
 
-    /// Adds these newcomers by one commit. Their Welcomes are made before the commit takes
-    /// effect: nobody is added who could not be told.
+    /// Adds these newcomers by one commit. The replies, one for all who asked by the same invite,
+    /// are made before the commit takes effect: nobody is added who could not be told.
     fn admit(
         &mut self,
         packages: Vec<KeyPackage>,
@@ -472,10 +494,14 @@ impl Group {
         let child = &made.child;
         let key = child.welcome_key(&self.id)?.key();
         let welcome = made.welcome.as_ref().ok_or(GroupError::Ours)?;
-        let mut welcomes = Vec::new();
+        let mut by_invite: BTreeMap<InviteId, Vec<JoinId>> = BTreeMap::new();
         for (invite, join) in admits {
+            by_invite.entry(*invite).or_default().push(*join);
+        }
+        let mut welcomes = Vec::new();
+        for (invite, joins) in by_invite {
             let note = WelcomeNote::sign(
-                *join,
+                joins.clone(),
                 child.id,
                 child.meta.routing.clone(),
                 child.meta.order,
@@ -486,14 +512,14 @@ impl Group {
             let note = Zeroizing::new(codec::encode(&note).map_err(|_| GroupError::Ours)?);
             let note = Envelope::seal(&key, context.hour, &note, &mut context.rng)?;
             let reply = Reply::Welcome {
-                join: *join,
+                joins,
                 welcome: welcome.clone(),
                 note: note.as_bytes().to_vec(),
             };
-            welcomes.push(self.seal_reply(invite, &reply, context)?);
+            welcomes.extend(self.seal_reply(&invite, &reply, context)?);
         }
         self.add_epoch(made.child, context)?;
-        context.out.push(Output::Keep(commit));
+        context.out.extend(commit.into_iter().map(Output::Keep));
         context.out.extend(welcomes.into_iter().map(Output::Keep));
         Ok(())
     }
@@ -520,7 +546,7 @@ impl Group {
         invite: &InviteId,
         reply: &Reply,
         context: &mut Context<'_>,
-    ) -> Result<Envelope, GroupError> {
+    ) -> Result<Vec<Envelope>, GroupError> {
         let keys = &self
             .invites
             .get(invite)
@@ -528,10 +554,11 @@ impl Group {
             .keys;
         let payload = keys.seal_reply(reply).map_err(|_| GroupError::Ours)?;
         let content = codec::encode(&payload).map_err(|_| GroupError::Ours)?;
-        Ok(Envelope::seal(
+        Ok(parts::seal(
             &keys.inbox().key(),
             context.hour,
             &content,
+            |part| codec::encode(&keys.sign_part(part)),
             &mut context.rng,
         )?)
     }
@@ -568,8 +595,9 @@ impl Group {
         self.admits().filter(|(of, _)| of == invite).count() as u32
     }
 
-    fn is_admitted(&self, join: &JoinId) -> bool {
-        self.admits().any(|(_, admitted)| admitted == *join)
+    /// The requests that commits on the path have admitted.
+    fn admitted(&self) -> BTreeSet<JoinId> {
+        self.admits().map(|(_, join)| join).collect()
     }
 
     /// Tells whether a commit that lost had admitted a request. Those of a committer who is a

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{EpochId, EventId, IntentId, InviteId, JoinId, MemberId},
+    parts::Part,
     time::Time,
 };
 
@@ -32,21 +33,26 @@ pub(crate) enum Payload {
         #[serde(with = "serde_bytes")]
         mls: Vec<u8>,
     },
+    /// A part of a commit or rejoin that is larger than an envelope.
+    #[serde(rename = "part")]
+    Part(Part),
 }
 
 impl Payload {
-    /// The epoch that must be known before the payload can be read.
-    pub(crate) fn needs(&self) -> EpochId {
+    /// The epoch that must be known before the payload can be read; none for a part.
+    pub(crate) fn needs(&self) -> Option<EpochId> {
         match self {
-            Self::Message { epoch, .. } => *epoch,
-            Self::Commit { parent, .. } | Self::Rejoin { parent, .. } => *parent,
+            Self::Message { epoch, .. } => Some(*epoch),
+            Self::Commit { parent, .. } | Self::Rejoin { parent, .. } => Some(*parent),
+            Self::Part(_) => None,
         }
     }
 
-    /// The `MLSMessage` in it.
+    /// The `MLSMessage` in it; a part has none to itself.
     pub(crate) fn mls(&self) -> &[u8] {
         match self {
             Self::Message { mls, .. } | Self::Commit { mls, .. } | Self::Rejoin { mls, .. } => mls,
+            Self::Part(_) => &[],
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::{
     id::{EnvelopeId, EpochId, EventId, GroupId, InviteId, JoinId, MemberId},
     identity::{PseudonymSalt, RootSeed},
     name::Name,
+    parts::{Collector, Slot},
     profile::Kind,
     time::Time,
 };
@@ -65,12 +66,21 @@ pub(crate) struct JoinRecord {
     pub candidate: Vec<u8>,
 }
 
-/// An envelope that waits for a commit.
+/// An envelope that waits.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Waiting {
-    pub group: GroupId,
-    pub epoch: EpochId,
-    pub since: Time,
+pub(crate) enum Waiting {
+    /// For a commit.
+    Commit {
+        group: GroupId,
+        epoch: EpochId,
+        since: Time,
+    },
+    /// For the other parts of its content.
+    Parts {
+        collector: Collector,
+        slot: Slot,
+        since: Time,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -242,11 +252,12 @@ impl Group {
         Ok(())
     }
 
-    /// Adds an envelope that waits. Gives `false` when what it waited for is here.
+    /// Adds an envelope that waits for a commit. Gives `false` when what it waited for is here.
     pub(crate) fn restore_waiting(
         &mut self,
         envelope: EnvelopeId,
-        Waiting { epoch, since, .. }: Waiting,
+        epoch: EpochId,
+        since: Time,
     ) -> bool {
         if self.tree.contains(&epoch) {
             return false;
@@ -322,6 +333,8 @@ impl Group {
         for envelope in self.waiting.values().flat_map(|waiting| waiting.keys()) {
             context.persist(Kind::Waiting, envelope.as_bytes(), None);
         }
+        self.parts.forget(context);
+        self.help_parts.forget(context);
     }
 
     pub(super) fn persist_record(&self, context: &mut Context<'_>) -> Result<(), GroupError> {

@@ -23,6 +23,7 @@ use crate::{
     codec,
     envelope::Envelope,
     id::{AskId, EpochId, GroupId, MemberId},
+    parts::{self, Part},
     profile::{Notice, Output},
     time::{Span, Time},
     topic::{self, RoutingSecret, derive},
@@ -81,6 +82,8 @@ enum Help {
         #[serde(with = "serde_bytes")]
         sealed: Vec<u8>,
     },
+    /// A part of an answer, to the question of this hash, that is larger than an envelope.
+    Part { to: AskId, part: Part },
 }
 
 /// A question: can I still follow?
@@ -397,6 +400,7 @@ impl Group {
         };
         let ask = codec::encode(&ask).map_err(|_| GroupError::Ours)?;
         let signature = self.key.sign(&[ASK_LABEL, &ask].concat()).to_vec();
+        self.help_parts.clear(context);
         self.recovery.asked = Some(Asked {
             to: AskId::of(&ask),
             at: context.now,
@@ -449,7 +453,26 @@ impl Group {
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
         let content = envelope.open(&topic.key())?;
-        match codec::decode(&content).map_err(|_| GroupError::Malformed)? {
+        let mut help: Help = codec::decode(&content).map_err(|_| GroupError::Malformed)?;
+        if let Help::Part { to, part } = help {
+            self.recovery.asks.remove(&to);
+            if self
+                .recovery
+                .asked
+                .as_ref()
+                .is_none_or(|asked| asked.to != to)
+            {
+                return Ok(());
+            }
+            let Some(whole) = self.take_help_part(part, envelope.id(), context)? else {
+                return Ok(());
+            };
+            help = codec::decode(&whole.content).map_err(|_| GroupError::Malformed)?;
+            if !matches!(help, Help::Answer { .. }) {
+                return Err(GroupError::Malformed);
+            }
+        }
+        match help {
             Help::Ask { ask, signature } => {
                 let to = AskId::of(&ask);
                 let signature = signature.try_into().map_err(|_| GroupError::Malformed)?;
@@ -479,6 +502,7 @@ impl Group {
                 self.recovery.asks.remove(&to);
                 self.receive_answer(to, encapsulated, sealed, context)
             }
+            Help::Part { .. } => Err(GroupError::Malformed),
         }
     }
 
@@ -539,8 +563,14 @@ impl Group {
             sealed: sealed.ciphertext.into(),
         };
         let help = codec::encode(&help).map_err(|_| GroupError::Ours)?;
-        let envelope = Envelope::seal(&topic.key(), context.hour, &help, &mut context.rng)?;
-        context.out.push(Output::Keep(envelope));
+        let envelopes = parts::seal(
+            &topic.key(),
+            context.hour,
+            &help,
+            |part| codec::encode(&Help::Part { to, part }),
+            &mut context.rng,
+        )?;
+        context.out.extend(envelopes.into_iter().map(Output::Keep));
         Ok(())
     }
 
@@ -729,7 +759,7 @@ impl Group {
             return Ok(()); // Asked again later: they are about to be taken out there too.
         }
         let payload = Payload::Rejoin { parent, mls };
-        let envelope = self.seal(&routing, &payload, context)?;
+        let envelopes = self.seal(&routing, &payload, context)?;
         self.seq = seq;
         self.recovery = Recovery {
             back: Some(context.now),
@@ -741,7 +771,7 @@ impl Group {
         self.tree.add_root(epoch.id);
         self.persist_record(context)?;
         self.add_epoch(epoch, context)?;
-        context.out.push(Output::Keep(envelope));
+        context.out.extend(envelopes.into_iter().map(Output::Keep));
         self.send_unsent(context)
     }
 

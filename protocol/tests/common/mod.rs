@@ -125,6 +125,16 @@ impl Network {
         self.settle();
     }
 
+    /// Lets time pass, then everything that is online settle.
+    pub fn pass(&mut self, span: Span) {
+        self.now = self.now.after(span);
+        let now = self.now;
+        for person in self.people.values_mut().filter(|person| person.online) {
+            person.tick(now);
+        }
+        self.settle();
+    }
+
     /// Moves every envelope to everybody who is online and listens, until nothing moves.
     pub fn settle(&mut self) {
         let now = self.now;
@@ -177,6 +187,27 @@ impl Person {
         self.carry_out(outputs, now);
     }
 
+    pub fn tick(&mut self, now: Time) {
+        let outputs = self.profile.handle(Input::Tick, now, &mut OsRng);
+        self.carry_out(outputs, now);
+    }
+
+    /// The last link to another node closes.
+    pub fn lose_touch(&mut self, now: Time) {
+        let outputs = self.profile.handle(Input::Alone, now, &mut OsRng);
+        self.carry_out(outputs, now);
+    }
+
+    /// What has not left the node yet.
+    pub fn take_outbox(&mut self) -> Vec<Envelope> {
+        std::mem::take(&mut self.outbox)
+    }
+
+    /// The topics that the node listens to.
+    pub fn topics(&self) -> &BTreeSet<TopicId> {
+        &self.watched
+    }
+
     pub fn deliver(&mut self, envelope: &Envelope, now: Time) -> bool {
         if !self.watched.contains(&envelope.topic()) || self.envelopes.contains_key(&envelope.id())
         {
@@ -207,6 +238,15 @@ impl Person {
 
     pub fn disk_len(&self) -> usize {
         self.disk.len()
+    }
+
+    /// The length of the longest value on the disk.
+    pub fn largest_record(&self) -> usize {
+        self.disk
+            .values()
+            .map(|value| value.len())
+            .max()
+            .unwrap_or(0)
     }
 
     fn carry_out(&mut self, outputs: Vec<Output>, now: Time) -> Option<Result<Outcome, Error>> {

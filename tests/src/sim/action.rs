@@ -35,6 +35,21 @@ pub enum Action {
         /// The group.
         slot: usize,
     },
+    /// Many who are no nodes of this world ask to join by the group's newest link; nothing more is
+    /// heard of them.
+    Crowd {
+        /// The group.
+        slot: usize,
+        /// How many.
+        count: usize,
+    },
+    /// This member removes all of them, for long reasons.
+    RemoveCrowd {
+        /// Who.
+        node: usize,
+        /// The group.
+        slot: usize,
+    },
     /// A member posts.
     Post {
         /// Who.
@@ -305,6 +320,8 @@ pub enum Harm {
     Phantom,
     /// Welcomes that are signed as they should be and do not open, for every request that waits.
     BogusWelcome,
+    /// Parts of contents that never become whole.
+    Parts,
 }
 
 /// What a disk loses.

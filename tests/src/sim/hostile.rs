@@ -17,7 +17,7 @@ use kith_protocol::{
 use rand_core::RngCore;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 
 use super::{action::Harm, dice::Dice, world::World};
 
@@ -32,6 +32,15 @@ enum Phantom {
     Commit { parent: EpochId, mls: ByteBuf },
     #[serde(rename = "rejoin")]
     Rejoin { parent: EpochId, mls: ByteBuf },
+    #[serde(rename = "part")]
+    Part(Part),
+}
+
+#[derive(Serialize)]
+struct Part {
+    at: u64,
+    bytes: ByteBuf,
+    hashes: ByteBuf,
 }
 
 #[derive(Serialize)]
@@ -44,7 +53,7 @@ enum Inbox {
 enum Reply {
     #[serde(rename = "welcome")]
     Welcome {
-        join: JoinId,
+        joins: Vec<JoinId>,
         welcome: ByteBuf,
         note: ByteBuf,
     },
@@ -123,6 +132,18 @@ impl World {
                 Some((target.unwrap_or(&from).clone(), content))
             }
             Harm::BogusWelcome => None,
+            Harm::Parts => {
+                let mut bytes = vec![0; 30_000];
+                dice.fill_bytes(&mut bytes);
+                let mut hashes = Sha256::digest(&bytes).to_vec();
+                hashes.extend([dice.below(256) as u8; 12 * 32]);
+                let part = Part {
+                    at: 0,
+                    bytes: ByteBuf::from(bytes),
+                    hashes: ByteBuf::from(hashes),
+                };
+                Some((target, encode(&Phantom::Part(part))))
+            }
         }
     }
 
@@ -162,7 +183,7 @@ impl World {
         let joins = &self.slots[slot].joins;
         let (_, join) = joins.get(dice.index(joins.len()))?;
         let reply = encode(&Reply::Welcome {
-            join: *join,
+            joins: vec![*join],
             welcome: ByteBuf::from(noise(dice, 2_000)),
             note: ByteBuf::from(noise(dice, 600)),
         });

@@ -71,12 +71,23 @@ impl Tapped {
     }
 }
 
+/// Reads the envelopes that one node makes, in their order.
+#[derive(Default)]
+pub struct Tap {
+    /// Pieces of contents that come in parts, by the list of their hashes.
+    pieces: BTreeMap<ByteBuf, BTreeMap<u64, ByteBuf>>,
+}
+
 /// What any kind of payload may have.
 #[derive(Deserialize)]
 struct Fields {
     epoch: Option<EpochId>,
     parent: Option<EpochId>,
     mls: Option<ByteBuf>,
+    // Of a part.
+    at: Option<u64>,
+    bytes: Option<ByteBuf>,
+    hashes: Option<ByteBuf>,
 }
 
 #[derive(Deserialize)]
@@ -96,16 +107,41 @@ struct What {
     member: Option<MemberId>,
 }
 
-/// Reads an envelope; `None` for what is neither a message nor a commit.
-pub fn read(envelope: &Envelope, key: &RoutingKey) -> Option<Tapped> {
-    let content = envelope.open(key).ok()?;
-    let payload: BTreeMap<String, Fields> = serde_ipld_dagcbor::from_slice(&content).ok()?;
-    let (kind, Fields { epoch, parent, mls }) = payload.into_iter().next()?;
+impl Tap {
+    /// Reads an envelope; `None` for what is neither a message nor a commit. Of a commit in parts,
+    /// the last part tells all.
+    pub fn read(&mut self, envelope: &Envelope, key: &RoutingKey) -> Option<Tapped> {
+        let (kind, fields) = payload(&envelope.open(key).ok()?)?;
+        if kind != "part" {
+            return read(&kind, fields);
+        }
+        let (hashes, at) = (fields.hashes?, fields.at?);
+        let pieces = self.pieces.entry(hashes.clone()).or_default();
+        pieces.insert(at, fields.bytes?);
+        if pieces.len() * 32 < hashes.len() {
+            return None;
+        }
+        let pieces = self.pieces.remove(&hashes)?;
+        let content: Vec<u8> = pieces.into_values().flat_map(ByteBuf::into_vec).collect();
+        let (kind, fields) = payload(&content)?;
+        read(&kind, fields)
+    }
+}
+
+fn payload(content: &[u8]) -> Option<(String, Fields)> {
+    let payload: BTreeMap<String, Fields> = serde_ipld_dagcbor::from_slice(content).ok()?;
+    payload.into_iter().next()
+}
+
+fn read(kind: &str, fields: Fields) -> Option<Tapped> {
+    let Fields {
+        epoch, parent, mls, ..
+    } = fields;
     let mls = mls?;
     let Note { seq, intents } = note(&mls)?;
     let removed = |intent: Intent| intent.what.get("remove").and_then(|what| what.member);
     let child = EpochId::of(&mls);
-    match kind.as_str() {
+    match kind {
         "message" => Some(Tapped::Message { epoch: epoch?, seq }),
         "commit" => Some(Tapped::Commit {
             parent: parent?,
@@ -170,7 +206,7 @@ mod tests {
         let payload = BTreeMap::from([(kind, Body { parent, mls })]);
         let content = serde_ipld_dagcbor::to_vec(&payload).unwrap();
         let bucket = Bucket::from_hours(1);
-        read(
+        Tap::default().read(
             &Envelope::seal(&key, bucket, &content, &mut Dice::new(1)).unwrap(),
             &key,
         )

@@ -12,9 +12,10 @@ use kith_protocol::{
     envelope::Envelope,
     group::{Group, Problem},
     id::{EnvelopeId, EpochId, EventId, GroupId, InviteId, JoinId, MemberId},
+    identity::RootSeed,
     mailbox::{Carrier, Frame, LinkId, Side},
     name::Name,
-    profile::{Command, Error, Kind, Notice, Outcome},
+    profile::{self, Command, Error, Kind, Notice, Outcome, Profile},
     time::{Span, Time},
 };
 
@@ -25,7 +26,7 @@ use super::{
     ledger::{Failure, FailureKind, Ledger, Post},
     node::{Effect, Node, Outgoing, Role},
     report::Report,
-    tap::{self, Tapped},
+    tap::{Tap, Tapped},
     withhold::Withholding,
 };
 
@@ -51,6 +52,7 @@ mod about {
     pub const BREAK: u64 = 5;
     pub const REORDER: u64 = 6;
     pub const NODE: u64 = 7;
+    pub const STRANGER: u64 = 8;
 }
 
 /// How unkind the network is.
@@ -163,6 +165,7 @@ pub(super) struct Watch {
     tips: BTreeMap<GroupId, EpochId>,
     told: BTreeSet<(GroupId, EventId)>,
     announces: bool,
+    tap: Tap,
     /// What the envelopes made in this turn are.
     tapped: Vec<Option<Tapped>>,
     /// How many of them were checked.
@@ -1061,6 +1064,31 @@ impl World {
                     Asked::Join(slot, node, invite),
                 )
             }
+            Action::Crowd { slot, count } => {
+                let (_, link) = self.slots.get(slot)?.links.last()?.clone();
+                for number in 0..count {
+                    for request in self.request_of_a_stranger(&link, number) {
+                        self.spread(None, &Rc::new(request));
+                    }
+                }
+                None
+            }
+            Action::RemoveCrowd { node, slot } => {
+                let group = self.slots.get(slot)?.id?;
+                let roster = self.group(node, slot)?.roster().to_vec();
+                for member in roster {
+                    if self.ledger.node_of(&member.id).is_some() {
+                        continue;
+                    }
+                    let command = Command::Remove {
+                        group,
+                        member: member.id,
+                        reason: "x".repeat(1000),
+                    };
+                    self.command(node, command, Asked::Other);
+                }
+                None
+            }
             Action::Post { node, slot } => {
                 self.is_in(node, slot).then_some(())?;
                 let group = self.slots[slot].id?;
@@ -1286,6 +1314,23 @@ impl World {
         }
     }
 
+    /// Somebody who is no node of this world asks to come in, under the longest name; what becomes
+    /// of it is never known.
+    fn request_of_a_stranger(&self, link: &str, number: usize) -> Vec<Envelope> {
+        let mut dice = Dice::keyed(self.seed, &[about::STRANGER, number as u64]);
+        let mut stranger = Profile::new(RootSeed::generate(&mut dice));
+        let join = Command::Join {
+            link: link.to_owned(),
+            pseudonym: Name::new(&format!("{number:0>128}")).expect("a name"),
+        };
+        let outputs = stranger.handle(profile::Input::Command(join), self.now, &mut dice);
+        let request = outputs.into_iter().filter_map(|output| match output {
+            profile::Output::Keep(envelope) => Some(envelope),
+            _ => None,
+        });
+        request.collect()
+    }
+
     fn run_twin(&mut self, node: usize, twin: usize, from_copy: bool) {
         let now_there = || {
             let mut disk = self.nodes[node].disk.clone();
@@ -1494,13 +1539,13 @@ impl World {
         let Some(machine) = &self.nodes[node].machine else {
             return;
         };
-        let from = self.watches[node].tapped.len();
-        let made = machine.made.get(from..).unwrap_or_default();
+        let watch = &mut self.watches[node];
+        let made = machine.made.get(watch.tapped.len()..).unwrap_or_default();
         let tapped: Vec<Option<Tapped>> = made
             .iter()
             .map(|made| {
                 let key = machine.keys.get(&made.envelope.topic())?;
-                tap::read(&made.envelope, key)
+                watch.tap.read(&made.envelope, key)
             })
             .collect();
         let node_of = *self.twins.get(&node).unwrap_or(&node);
