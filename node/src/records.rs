@@ -26,16 +26,6 @@ const PIN: u8 = 17;
 /// An envelope's value: 8 bytes of arrival (ms, big-endian), 1 byte whether it was made here, the envelope.
 const ENVELOPE_HEAD: usize = 9;
 
-const PROFILE_KINDS: [Kind; 7] = [
-    Kind::Group,
-    Kind::Epoch,
-    Kind::Ratchet,
-    Kind::Event,
-    Kind::Join,
-    Kind::Request,
-    Kind::Waiting,
-];
-
 /// Says why a record could not be kept or found.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordsError {
@@ -145,7 +135,7 @@ impl Records {
     pub(crate) fn profile(&self) -> Result<(ProfileRecords, usize), RecordsError> {
         let mut records = Vec::new();
         let mut damaged = 0;
-        for kind in PROFILE_KINDS {
+        for kind in Kind::ALL {
             for record in self.scan(kind as u8) {
                 match record? {
                     Some((key, value)) => records.push((kind, key, value)),
@@ -229,4 +219,29 @@ fn read_kept(key: &[u8], value: &[u8]) -> Option<Kept> {
         arrived: Time::from_ms(u64::from_be_bytes(head[..8].try_into().ok()?)),
         made_here: head[8] == 1,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(byte: u8) -> Option<Value> {
+        Some(Zeroizing::new(vec![byte; 3]))
+    }
+
+    #[tokio::test]
+    async fn a_profile_is_restored_from_records_of_all_kinds() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let mut records = Records::new(store, None);
+        for kind in Kind::ALL {
+            records.keep(kind, vec![1; 32], value(kind as u8));
+        }
+        records.apply().unwrap();
+        records.store().hard_flush().await.unwrap();
+        let (read, damaged) = records.profile().unwrap();
+        assert_eq!(damaged, 0);
+        let kinds: Vec<Kind> = read.iter().map(|(kind, ..)| *kind).collect();
+        assert_eq!(kinds, Kind::ALL);
+    }
 }

@@ -246,6 +246,20 @@ pub enum Kind {
     Vote = 8,
 }
 
+impl Kind {
+    /// All kinds: what a profile is restored from.
+    pub const ALL: [Self; 8] = [
+        Self::Group,
+        Self::Epoch,
+        Self::Ratchet,
+        Self::Event,
+        Self::Join,
+        Self::Request,
+        Self::Waiting,
+        Self::Vote,
+    ];
+}
+
 /// What a command achieved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
