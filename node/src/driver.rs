@@ -382,6 +382,12 @@ impl Driver {
     fn end_step(&mut self) -> Result<(), RecordsError> {
         // Only now: what a reopened envelope changes comes after what the step itself changed.
         while let Some(id) = self.reopen.pop_front() {
+            if self.records.is_full() {
+                // A row of commits, each with the whole group's state, exceeds a batch.
+                let waiting = std::iter::once(&id).chain(&self.reopen);
+                self.records.apply_some(waiting)?;
+                self.effects.push(Effect::Changed);
+            }
             let bytes = self.records.envelope(&id)?;
             if let Some(envelope) = bytes.and_then(|bytes| Envelope::parse(bytes).ok()) {
                 self.hand_in(envelope)?;

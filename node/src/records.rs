@@ -23,6 +23,9 @@ use crate::store::{Store, StoreError, Write};
 const ENVELOPE: u8 = 16;
 /// First byte of a pin's key; the rest is its topic.
 const PIN: u8 = 17;
+/// A step that hands many envelopes in again is applied in batches of about this many bytes: half of
+/// what the store takes, and room for what one more envelope changes.
+const STEP_BYTES: usize = crate::store::BATCH_MAX_BYTES / 2;
 /// An envelope's value: 8 bytes of arrival (ms, big-endian), 1 byte whether it was made here, the envelope.
 const ENVELOPE_HEAD: usize = 9;
 
@@ -103,6 +106,30 @@ impl Records {
     /// Tells whether a step has changed anything.
     pub(crate) fn is_changed(&self) -> bool {
         !self.pending.is_empty()
+    }
+
+    /// Tells whether a step has changed so much that a batch should not become larger.
+    pub(crate) fn is_full(&self) -> bool {
+        let values = self.pending.values().flatten();
+        values.map(|value| value.len()).sum::<usize>() > STEP_BYTES
+    }
+
+    /// Applies what a long step has changed so far, but for the envelopes that are to be handed in
+    /// before it ends: as long as they are not, they wait.
+    pub(crate) fn apply_some<'a>(
+        &mut self,
+        waiting: impl IntoIterator<Item = &'a EnvelopeId>,
+    ) -> Result<(), RecordsError> {
+        let key = |id: &EnvelopeId| (Kind::Waiting as u8, id.as_bytes().to_vec());
+        let waiting = waiting.into_iter().map(key);
+        let spared: BTreeMap<_, _> = waiting
+            .filter(|key| self.pending.get(key).is_some_and(Option::is_none))
+            .map(|key| (key, None))
+            .collect();
+        self.pending.retain(|key, _| !spared.contains_key(key));
+        self.apply()?;
+        self.pending = spared;
+        Ok(())
     }
 
     /// Applies everything noted, as one batch. It is on disk after the store's next hard flush.
@@ -243,5 +270,36 @@ mod tests {
         assert_eq!(damaged, 0);
         let kinds: Vec<Kind> = read.iter().map(|(kind, ..)| *kind).collect();
         assert_eq!(kinds, Kind::ALL);
+    }
+
+    #[test]
+    fn what_is_still_to_be_handed_in_waits_while_a_long_step_is_applied() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let mut records = Records::new(store, None);
+        let [done, next] = [1, 2].map(|byte| EnvelopeId::from_bytes([byte; 32]));
+        for id in [done, next] {
+            records.keep(Kind::Waiting, id.as_bytes().to_vec(), value(7));
+        }
+        records.apply().unwrap();
+        for id in [done, next] {
+            records.keep(Kind::Waiting, id.as_bytes().to_vec(), None);
+        }
+        for epoch in 0..=8 {
+            assert_eq!(records.is_full(), epoch == 8);
+            let large = Zeroizing::new(vec![0; STEP_BYTES / 8 + 1]);
+            records.keep(Kind::Epoch, vec![epoch; 32], Some(large));
+        }
+        records.apply_some([&next]).unwrap();
+        let waiting = |records: &Records| {
+            let (read, _) = records.profile().unwrap();
+            let read = read.into_iter();
+            let waiting = read.filter(|(kind, ..)| *kind == Kind::Waiting);
+            waiting.map(|(_, key, _)| key).collect::<Vec<_>>()
+        };
+        assert_eq!(waiting(&records), [next.as_bytes().to_vec()]);
+        assert!(!records.is_full());
+        records.apply().unwrap();
+        assert_eq!(waiting(&records), Vec::<Vec<u8>>::new());
     }
 }
