@@ -155,6 +155,27 @@ fn newcomers_of_one_invite_and_commit_share_one_answer() {
 }
 
 #[test]
+fn no_step_sends_more_welcomes_than_a_device_makes_durable_at_once() {
+    let (mut network, group) = crowd(&[]);
+    let links: Vec<String> = (0..45).map(|_| network.invite("Ana", group, 1)).collect();
+    network.set_online("Ana", false);
+    for (number, link) in links.iter().enumerate() {
+        somebody_asks(&mut network, link, &format!("{number}"));
+    }
+    network.set_online("Ana", true);
+    let mut most = 0;
+    while members(&mut network, "Ana", group) < CROWD + 2 + links.len() {
+        let before = network.mailbox.len();
+        network.pass(Span::SECOND.times(10));
+        let sent = network.mailbox[before..].iter();
+        let bytes = sent.map(|envelope| envelope.as_bytes().len()).sum();
+        most = most.max(bytes);
+    }
+    assert!(most > 2 * 1024 * 1024, "many came in at once");
+    assert!(most < 5 * 1024 * 1024, "and no more than that");
+}
+
+#[test]
 fn a_large_commit_waits_in_parts_for_the_commit_before_it() {
     let (mut network, group) = crowd(&["Chloe"]);
     let link = network.invite("Ana", group, 1);

@@ -7,7 +7,10 @@ use rand_core::OsRng;
 
 use super::*;
 use crate::{
+    event::InviteSeed,
     group::spec::{MemberCard, MlsSigner, Payload, capabilities, credential},
+    invite::InviteKeys,
+    parts::split,
     view::EntryKind,
 };
 
@@ -299,6 +302,31 @@ fn another_holder_of_the_link_cannot_take_a_requests_place() {
     answers.extend(people[0].receive(&request));
     ben.receive(&answers);
     assert!(ben.0.groups.contains_key(&group));
+}
+
+#[test]
+fn a_holder_of_the_link_cannot_make_a_newcomer_keep_parts() {
+    let keys = InviteKeys::new(&InviteSeed([5; 32]));
+    let link = keys.link(&GroupId::from_bytes([4; 16]), NOW.after(Span::DAY), vec![]);
+    let mut ben = Person::new();
+    let asked = ben.command(Command::Join {
+        link: link.to_string(),
+        pseudonym: name("Ben"),
+    });
+    assert!(asked.1.is_ok());
+    let mut kept = |payload: &InboxPayload| {
+        let input = Input::Envelope(inbox_envelope(&link, payload));
+        !ben.0.handle(input, NOW, &mut OsRng).is_empty()
+    };
+    let part = split(&vec![7; 100_000]).unwrap().remove(0);
+    let signed = keys.sign_part(part.clone());
+    let of_another = InviteKeys::new(&InviteSeed([6; 32])).sign_part(part.clone());
+    let unsigned = InboxPayload::Part {
+        part,
+        signature: vec![0; 64],
+    };
+    assert!(!kept(&of_another) && !kept(&unsigned));
+    assert!(kept(&signed), "a member's part waits for the others");
 }
 
 #[test]
