@@ -51,7 +51,7 @@ use crate::{
     codec,
     envelope::{Envelope, EnvelopeError},
     event::{Body, Event, MAX_PARENTS, SignedEvent, TextError, check_text},
-    id::{EnvelopeId, EpochId, EventId, GroupId, IntentId, InviteId, JoinId, MemberId, TopicId},
+    id::{EnvelopeId, EpochId, EventId, GroupId, IntentId, InviteId, JoinId, MemberId},
     identity::{PseudonymKey, PseudonymSalt},
     name::Name,
     profile::{Kind, Notice, Output},
@@ -596,20 +596,23 @@ impl Group {
 
     // What arrives.
 
-    /// Takes an envelope from one of the group's topics.
-    pub(crate) fn receive(&mut self, envelope: &Envelope, context: &mut Context<'_>) -> Verdict {
-        self.try_receive(envelope, context)
+    /// Takes an envelope from the topic of one of the group's [`Group::routings`].
+    pub(crate) fn receive(
+        &mut self,
+        routing: &RoutingSecret,
+        envelope: &Envelope,
+        context: &mut Context<'_>,
+    ) -> Verdict {
+        self.try_receive(routing, envelope, context)
             .unwrap_or_else(Verdict::Rejected)
     }
 
     fn try_receive(
         &mut self,
+        routing: &RoutingSecret,
         envelope: &Envelope,
         context: &mut Context<'_>,
     ) -> Result<Verdict, GroupError> {
-        let routing = self
-            .routing_of(&envelope.topic())
-            .ok_or(GroupError::Malformed)?;
         let content = envelope.open(&routing.key())?;
         let payload: Payload = codec::decode(&content).map_err(|_| GroupError::Malformed)?;
         let needs = payload.needs();
@@ -978,12 +981,6 @@ impl Group {
 
     pub(super) fn tip(&self) -> Result<EpochId, GroupError> {
         self.tree.tip().ok_or(GroupError::Ours)
-    }
-
-    fn routing_of(&self, topic: &TopicId) -> Option<RoutingSecret> {
-        self.routings()
-            .into_iter()
-            .find(|routing| routing.key().topic() == *topic)
     }
 
     /// The routing secrets of all epochs whose messages this member can still read.

@@ -13,7 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::{epoch::Epoch, note::Class};
-use crate::id::{EpochId, MemberId};
+use crate::{
+    id::{EpochId, MemberId},
+    topic::RoutingSecret,
+};
 
 /// Where somebody was when they last sent something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,6 +111,18 @@ impl Tree {
             known.twice = true;
         }
         *known != before
+    }
+
+    /// Makes one of the equal routing secrets of epochs that came from disk, as they were before.
+    pub(crate) fn share_routings(&mut self) {
+        let mut known: Vec<RoutingSecret> = Vec::new();
+        for epoch in self.epochs.values_mut() {
+            let routing = &mut epoch.meta.routing;
+            match known.iter().find(|other| *other == routing) {
+                Some(other) => *routing = other.clone(),
+                None => known.push(routing.clone()),
+            }
+        }
     }
 
     /// Takes over a vote that was kept.
