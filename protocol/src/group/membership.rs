@@ -569,7 +569,7 @@ impl Group {
     }
 
     fn is_admitted(&self, join: &JoinId) -> bool {
-        self.admits().any(|(_, admitted)| admitted == *join)
+        self.tree.is_admitted(join)
     }
 
     /// Tells whether a commit that lost had admitted a request. Those of a committer who is a
