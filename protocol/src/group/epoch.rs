@@ -4,7 +4,7 @@
 //! copy, processing the commit and keeping the result as a *new* node. Nothing is ever rewound:
 //! concurrent commits simply give a parent several children.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use openmls::prelude::{
     BasicCredential, Ciphersuite, ContentType, CredentialWithKey, GroupId as MlsGroupId,
@@ -363,14 +363,13 @@ impl Epoch {
     ) -> Result<Self, GroupError> {
         let roster = roster(&mls)?;
         let ids: Vec<MemberId> = roster.iter().map(|member| member.id).collect();
-        let missing = |of: &[Member], from: &[Member]| -> Vec<Member> {
-            of.iter()
-                .filter(|member| from.iter().all(|other| other.id != member.id))
-                .cloned()
-                .collect()
+        let (before, after) = (by_id(&self.meta.roster), by_id(&roster));
+        let missing = |of: &[Member], from: &BTreeMap<MemberId, &Member>| -> Vec<Member> {
+            let missing = of.iter().filter(|member| !from.contains_key(&member.id));
+            missing.cloned().collect()
         };
-        let joined = missing(&roster, &self.meta.roster);
-        let removed = missing(&self.meta.roster, &roster);
+        let joined = missing(&roster, &before);
+        let removed = missing(&self.meta.roster, &after);
         let cuts: BTreeSet<MemberId> = note.cuts().map(|(member, _)| member).collect();
         let cut_all = removed.iter().all(|member| cuts.contains(&member.id));
         let distinct = note.cuts().count() == cuts.len() && cuts.len() == removed.len();
@@ -378,8 +377,8 @@ impl Epoch {
             return Err(GroupError::Note);
         }
         let same = |member: &Member| {
-            let before = self.meta.roster.iter().find(|other| other.id == member.id);
-            before.is_none_or(|before| before == member)
+            let before = before.get(&member.id);
+            before.is_none_or(|before| *before == member)
         };
         if !ids.contains(&committer) || !roster.iter().all(same) {
             return Err(GroupError::Member);
@@ -796,6 +795,10 @@ fn roster(mls: &MlsGroup) -> Result<Vec<Member>, GroupError> {
             )
         })
         .collect()
+}
+
+fn by_id(roster: &[Member]) -> BTreeMap<MemberId, &Member> {
+    roster.iter().map(|member| (member.id, member)).collect()
 }
 
 /// Reads a member from a leaf: the credential must be the signature key itself.
