@@ -10,6 +10,8 @@
 mod epoch;
 mod intent;
 mod keys;
+#[cfg(test)]
+mod loaded_tests;
 mod membership;
 mod note;
 mod policy;
@@ -51,7 +53,7 @@ use crate::{
     codec,
     envelope::{Envelope, EnvelopeError},
     event::{Body, Event, MAX_PARENTS, SignedEvent, TextError, check_text},
-    id::{EnvelopeId, EpochId, EventId, GroupId, IntentId, InviteId, JoinId, MemberId, TopicId},
+    id::{EnvelopeId, EpochId, EventId, GroupId, IntentId, InviteId, JoinId, MemberId},
     identity::{PseudonymKey, PseudonymSalt},
     name::Name,
     parts::{self, Collector, Part, PartError, Parts, Slot, Whole},
@@ -78,6 +80,10 @@ pub const LATE_POST: Span = Span::DAY.times(20);
 pub const WAITING_KEPT: Span = Span::DAY.times(30);
 /// How many envelopes may wait for a commit that has not arrived.
 pub const MAX_WAITING: usize = 65_536;
+/// How many epochs of a group have their MLS state loaded: the tip's, where messages are made and
+/// most arrive, and that of another epoch, for what others sent before they heard of the last
+/// commit. That of 1,000 members takes about a megabyte; other epochs' are read when they are needed.
+pub const MAX_LOADED_EPOCHS: usize = 2;
 /// The highest Lamport number; later events share it and sort by time.
 pub const MAX_ORDER: u64 = (1 << 53) - 1;
 
@@ -274,6 +280,8 @@ pub struct Group {
     missed: BTreeMap<IntentId, Time>,
     /// Epochs that were the tip, and in which posts may have been sent that arrived too late.
     left: BTreeSet<EpochId>,
+    /// The epochs whose MLS state may be loaded, the last used one first.
+    loaded: VecDeque<EpochId>,
     /// When this steward admitted somebody lately, since the start.
     admitted: VecDeque<Time>,
     /// Since when the tip has been where it is; since the start at most.
@@ -343,6 +351,7 @@ impl Group {
             wishes: Vec::new(),
             missed: BTreeMap::new(),
             left: BTreeSet::new(),
+            loaded: VecDeque::new(),
             admitted: VecDeque::new(),
             tip_since: Time::from_ms(0),
             recovery: Recovery::default(),
@@ -488,6 +497,7 @@ impl Group {
         let tip = self.tip_epoch()?;
         let epoch = tip.id;
         let mls = tip.encrypt(&self.id, &self.key, seq, content)?;
+        self.note_use(epoch);
         self.persist_ratchet(&epoch, context)?;
         let routing = self.tip_epoch()?.meta.routing.clone();
         let sealed = self.seal(&routing, &Payload::Message { epoch, mls }, context)?;
@@ -612,20 +622,23 @@ impl Group {
 
     // What arrives.
 
-    /// Takes an envelope from one of the group's topics.
-    pub(crate) fn receive(&mut self, envelope: &Envelope, context: &mut Context<'_>) -> Verdict {
-        self.try_receive(envelope, context)
+    /// Takes an envelope from the topic of one of the group's [`Group::routings`].
+    pub(crate) fn receive(
+        &mut self,
+        routing: &RoutingSecret,
+        envelope: &Envelope,
+        context: &mut Context<'_>,
+    ) -> Verdict {
+        self.try_receive(routing, envelope, context)
             .unwrap_or_else(Verdict::Rejected)
     }
 
     fn try_receive(
         &mut self,
+        routing: &RoutingSecret,
         envelope: &Envelope,
         context: &mut Context<'_>,
     ) -> Result<Verdict, GroupError> {
-        let routing = self
-            .routing_of(&envelope.topic())
-            .ok_or(GroupError::Malformed)?;
         let content = envelope.open(&routing.key())?;
         let mut payload: Payload = codec::decode(&content).map_err(|_| GroupError::Malformed)?;
         let mut envelopes = vec![envelope.id()];
@@ -711,6 +724,7 @@ impl Group {
     ) -> Result<Verdict, GroupError> {
         let node = self.tree.get(&epoch).ok_or(GroupError::Ours)?;
         let opened = node.decrypt(&self.id, mls);
+        self.note_use(epoch);
         if let Err(GroupError::OwnMessage(seq)) = opened {
             self.meet_oneself(&epoch, seq, context)?;
         }
@@ -951,6 +965,7 @@ impl Group {
             context.persist(Kind::Ratchet, id.as_bytes(), Some(ratchet));
         }
         self.index_epoch(epoch);
+        self.note_use(id);
         self.move_tip(context)?;
         self.drop_old_keys(context)?;
         context.out.push(Output::Watching);
@@ -981,6 +996,9 @@ impl Group {
             return Ok(());
         }
         self.tip_since = context.now;
+        for tip in before.into_iter().chain(self.tree.tip()) {
+            self.note_use(tip);
+        }
         if self.tip_epoch()?.storage.is_none() && self.removal().is_none() {
             // Another copy of this device came back: this one's keys are used up.
             self.recovery.lose_trust();
@@ -992,6 +1010,18 @@ impl Group {
         let foreign = self.tip_epoch()?.meta.committer != self.me();
         self.left.extend(before.filter(|_| foreign));
         self.send_again(context)
+    }
+
+    /// Notes that an epoch's MLS state was used; that of epochs not used lately is let go.
+    fn note_use(&mut self, epoch: EpochId) {
+        self.loaded.retain(|other| *other != epoch);
+        self.loaded.push_front(epoch);
+        while self.loaded.len() > MAX_LOADED_EPOCHS {
+            let last = self.loaded.pop_back();
+            if let Some(last) = last.and_then(|last| self.tree.get(&last)) {
+                last.unload();
+            }
+        }
     }
 
     fn persist_ratchet(
@@ -1051,12 +1081,6 @@ impl Group {
         self.tree.tip().ok_or(GroupError::Ours)
     }
 
-    fn routing_of(&self, topic: &TopicId) -> Option<RoutingSecret> {
-        self.routings()
-            .into_iter()
-            .find(|routing| routing.key().topic() == *topic)
-    }
-
     /// The routing secrets of all epochs whose messages this member can still read.
     pub(crate) fn routings(&self) -> Vec<RoutingSecret> {
         let mut routings: Vec<RoutingSecret> = Vec::new();
@@ -1083,6 +1107,17 @@ impl Group {
             Some(id) => self.last_said.insert(me, (0, id)),
             None => self.last_said.remove(&me),
         };
+    }
+
+    /// The epochs whose MLS state is loaded.
+    #[cfg(test)]
+    pub(crate) fn loaded_epochs(&self) -> Vec<EpochId> {
+        let loaded = |epoch: &&Epoch| {
+            let storage = epoch.storage.as_ref();
+            storage.is_some_and(EpochStorage::is_loaded)
+        };
+        let epochs = self.tree.epochs().filter(loaded);
+        epochs.map(|epoch| epoch.id).collect()
     }
 
     /// How many epochs have their keys.

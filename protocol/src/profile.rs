@@ -375,7 +375,7 @@ pub struct Profile {
     groups: BTreeMap<GroupId, Group>,
     joins: BTreeMap<JoinId, Join>,
     /// Topic → the secret and whose it is.
-    topics: BTreeMap<TopicId, Route>,
+    topics: BTreeMap<TopicId, (RoutingSecret, Route)>,
     announced: Vec<String>,
     /// The time of the last input.
     last: Time,
@@ -721,13 +721,16 @@ impl Profile {
     }
 
     fn receive(&mut self, envelope: &Envelope, context: &mut Context<'_>) {
-        match self.topics.get(&envelope.topic()).copied() {
-            Some(Route::Group(id)) => {
+        let Some((secret, route)) = self.topics.get(&envelope.topic()).cloned() else {
+            return;
+        };
+        match route {
+            Route::Group(id) => {
                 if let Some(group) = self.groups.get_mut(&id) {
-                    let _: Verdict = group.receive(envelope, context);
+                    let _: Verdict = group.receive(&secret, envelope, context);
                 }
             }
-            Some(Route::Inbox(id, invite)) => {
+            Route::Inbox(id, invite) => {
                 if let Some(group) = self.groups.get_mut(&id) {
                     // A request that cannot be read concerns nobody but its sender.
                     let _ = group.receive_request(invite, envelope, context);
@@ -739,21 +742,16 @@ impl Profile {
                     self.receive_reply(join, envelope, context);
                 }
             }
-            Some(Route::Help(id)) => {
-                let topics = self
-                    .groups
-                    .get(&id)
-                    .map(|group| group.watched_help(context.now));
-                let topic = envelope.topic();
-                let of_topic = |help: &RoutingSecret| help.key().topic() == topic;
-                let help = topics.into_iter().flatten().find(of_topic);
-                if let (Some(group), Some(help)) = (self.groups.get_mut(&id), help) {
+            Route::Help(id) => {
+                let group = self.groups.get_mut(&id);
+                let listens =
+                    |group: &&mut Group| group.watched_help(context.now).contains(&secret);
+                if let Some(group) = group.filter(listens) {
                     // What is no question or answer concerns nobody but its sender.
-                    let _ = group.receive_help(&help, envelope, context);
+                    let _ = group.receive_help(&secret, envelope, context);
                 }
             }
-            Some(Route::Join(id)) => self.receive_reply(id, envelope, context),
-            None => {}
+            Route::Join(id) => self.receive_reply(id, envelope, context),
         }
     }
 
@@ -892,7 +890,7 @@ impl Profile {
     }
 
     fn synced(&mut self, topic: &TopicId, context: &mut Context<'_>) {
-        if let Some(Route::Group(id)) = self.topics.get(topic)
+        if let Some((_, Route::Group(id))) = self.topics.get(topic)
             && let Some(group) = self.groups.get_mut(id)
         {
             // What cannot be done now is tried again at the next tick.
@@ -946,23 +944,22 @@ impl Profile {
 
     fn rebuild_topics(&mut self, now: Time) {
         self.topics.clear();
-        for (id, join) in &self.joins {
-            if join.listens() {
-                self.topics
-                    .insert(join.link.inbox.key().topic(), Route::Join(*id));
-            }
+        let mut listen = |secret: RoutingSecret, route: Route| {
+            self.topics.insert(secret.key().topic(), (secret, route));
+        };
+        for (id, join) in self.joins.iter().filter(|(_, join)| join.listens()) {
+            listen(join.link.inbox.clone(), Route::Join(*id));
         }
         for (id, group) in &self.groups {
             for routing in group.routings() {
-                self.topics.insert(routing.key().topic(), Route::Group(*id));
+                listen(routing, Route::Group(*id));
             }
             for help in group.watched_help(now) {
-                self.topics.insert(help.key().topic(), Route::Help(*id));
+                listen(help, Route::Help(*id));
             }
             for inbox in group.inboxes(now) {
-                let topic = inbox.key().topic();
-                self.topics
-                    .insert(topic, Route::Inbox(*id, InviteId::of(&topic)));
+                let invite = InviteId::of(&inbox.key().topic());
+                listen(inbox, Route::Inbox(*id, invite));
             }
         }
     }

@@ -4,7 +4,7 @@
 //! copy, processing the commit and keeping the result as a *new* node. Nothing is ever rewound:
 //! concurrent commits simply give a parent several children.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use openmls::prelude::{
     BasicCredential, Ciphersuite, ContentType, CredentialWithKey, GroupId as MlsGroupId,
@@ -156,7 +156,7 @@ impl Epoch {
             &storage,
             &MlsSigner(key),
             &config,
-            MlsGroupId::from_slice(group.as_bytes()),
+            mls_id(group),
             credential(key),
         )
         .map_err(mls_error)?;
@@ -179,6 +179,7 @@ impl Epoch {
             made: now,
             order: 0,
         };
+        storage.keep_loaded(mls);
         Ok(Self {
             id,
             meta,
@@ -195,24 +196,24 @@ impl Epoch {
         seq: u64,
         content: &[u8],
     ) -> Result<Vec<u8>, GroupError> {
-        let storage = self.live()?;
-        let mut mls = load(storage, group)?;
-        mls.set_aad(codec::encode(&MessageNote { seq }).map_err(|_| GroupError::Ours)?);
-        let message = mls
-            .create_message(storage, &MlsSigner(key), content)
-            .map_err(mls_error)?;
-        message.to_bytes().map_err(mls_error)
+        let note = codec::encode(&MessageNote { seq }).map_err(|_| GroupError::Ours)?;
+        self.with_group(group, |storage, mls| {
+            mls.set_aad(note);
+            let message = mls.create_message(storage, &MlsSigner(key), content);
+            message.map_err(mls_error)?.to_bytes().map_err(mls_error)
+        })
     }
 
     /// Decrypts an event; its keys are then gone from this node.
     pub(crate) fn decrypt(&self, group: &GroupId, bytes: &[u8]) -> Result<Opened, GroupError> {
-        let storage = self.live()?;
-        let mut mls = load(storage, group)?;
         // Looked at first: a commit in a message's place would use up the key of the real one.
         let message =
             protocol_message(bytes, ContentType::Application, WireFormat::PrivateMessage)?;
-        let processed = mls.process_message(storage, message).map_err(mls_error)?;
-        check_foreign(&processed)?;
+        let processed = self.with_group(group, |storage, mls| {
+            let processed = mls.process_message(storage, message).map_err(mls_error)?;
+            check_foreign(&processed)?;
+            Ok(processed)
+        })?;
         let Sender::Member(_) = processed.sender() else {
             return Err(GroupError::Outsider);
         };
@@ -246,11 +247,10 @@ impl Epoch {
         let mut mls = load(&storage, group)?;
         let policy = self.meta.policy.changed_by(&note)?;
         let removals: Vec<MemberId> = note.cuts().map(|(member, _)| member).collect();
+        let removals = leaves(&mls, &removals)?;
         mls.set_aad(codec::encode(&note).map_err(|_| GroupError::Ours)?);
         let mut builder = mls.commit_builder().force_self_update(true);
-        builder = builder
-            .propose_adds(packages)
-            .propose_removals(self.leaves(&storage, group, &removals)?);
+        builder = builder.propose_adds(packages).propose_removals(removals);
         if policy != self.meta.policy {
             builder = builder
                 .propose_group_context_extensions(policy.to_extensions()?)
@@ -269,7 +269,7 @@ impl Epoch {
             .map(|welcome: MlsMessageOut| welcome.to_bytes().map_err(mls_error))
             .transpose()?;
         mls.merge_pending_commit(&storage).map_err(mls_error)?;
-        let child = self.child(EpochId::of(&commit), &mls, storage, key.public(), note, now)?;
+        let child = self.child(EpochId::of(&commit), mls, storage, key.public(), note, now)?;
         Ok(Made {
             child,
             commit,
@@ -307,7 +307,7 @@ impl Epoch {
         let evicted = staged.self_removed();
         mls.merge_staged_commit(&storage, *staged)
             .map_err(mls_error)?;
-        let mut child = self.child(EpochId::of(bytes), &mls, storage, committer, note, now)?;
+        let mut child = self.child(EpochId::of(bytes), mls, storage, committer, note, now)?;
         if evicted {
             child.storage = None;
         }
@@ -340,7 +340,7 @@ impl Epoch {
         let evicted = staged.self_removed();
         mls.merge_staged_commit(&storage, *staged)
             .map_err(mls_error)?;
-        let mut child = self.child(EpochId::of(bytes), &mls, storage, back.id, note, now)?;
+        let mut child = self.child(EpochId::of(bytes), mls, storage, back.id, note, now)?;
         if !usable || child.meta.roster.len() != self.meta.roster.len() {
             return Err(GroupError::Member);
         }
@@ -355,22 +355,21 @@ impl Epoch {
     fn child(
         &self,
         id: EpochId,
-        mls: &MlsGroup,
+        mls: MlsGroup,
         storage: EpochStorage,
         committer: MemberId,
         note: CommitNote,
         now: Time,
     ) -> Result<Self, GroupError> {
-        let roster = roster(mls)?;
+        let roster = roster(&mls)?;
         let ids: Vec<MemberId> = roster.iter().map(|member| member.id).collect();
-        let missing = |of: &[Member], from: &[Member]| -> Vec<Member> {
-            of.iter()
-                .filter(|member| from.iter().all(|other| other.id != member.id))
-                .cloned()
-                .collect()
+        let (before, after) = (by_id(&self.meta.roster), by_id(&roster));
+        let missing = |of: &[Member], from: &BTreeMap<MemberId, &Member>| -> Vec<Member> {
+            let missing = of.iter().filter(|member| !from.contains_key(&member.id));
+            missing.cloned().collect()
         };
-        let joined = missing(&roster, &self.meta.roster);
-        let removed = missing(&self.meta.roster, &roster);
+        let joined = missing(&roster, &before);
+        let removed = missing(&self.meta.roster, &after);
         let cuts: BTreeSet<MemberId> = note.cuts().map(|(member, _)| member).collect();
         let cut_all = removed.iter().all(|member| cuts.contains(&member.id));
         let distinct = note.cuts().count() == cuts.len() && cuts.len() == removed.len();
@@ -378,8 +377,8 @@ impl Epoch {
             return Err(GroupError::Note);
         }
         let same = |member: &Member| {
-            let before = self.meta.roster.iter().find(|other| other.id == member.id);
-            before.is_none_or(|before| before == member)
+            let before = before.get(&member.id);
+            before.is_none_or(|before| *before == member)
         };
         if !ids.contains(&committer) || !roster.iter().all(same) {
             return Err(GroupError::Member);
@@ -389,7 +388,7 @@ impl Epoch {
             return Err(GroupError::Note);
         }
         let routing = if note.class == Class::Remove && mls.is_active() {
-            export(mls, &storage, ROUTING_LABEL)?
+            export(&mls, &storage, ROUTING_LABEL)?
         } else {
             self.meta.routing.clone()
         };
@@ -406,6 +405,7 @@ impl Epoch {
             routing,
             made: now,
         };
+        storage.keep_loaded(mls);
         Ok(Self {
             id,
             meta,
@@ -421,10 +421,11 @@ impl Epoch {
         group: &GroupId,
         key: &PseudonymKey,
     ) -> Result<Vec<u8>, GroupError> {
-        let storage = self.full()?;
-        let mls = load(storage, group)?;
-        let info = mls.export_group_info(storage.crypto(), &MlsSigner(key), true);
-        info.map_err(mls_error)?.to_bytes().map_err(mls_error)
+        self.full()?;
+        self.with_group(group, |storage, mls| {
+            let info = mls.export_group_info(storage.crypto(), &MlsSigner(key), true);
+            info.map_err(mls_error)?.to_bytes().map_err(mls_error)
+        })
     }
 
     /// Comes back by an external commit. Gives the epoch, where this member's knowledge begins
@@ -486,6 +487,7 @@ impl Epoch {
             routing: way.routing,
             made: now,
         };
+        storage.keep_loaded(mls);
         let epoch = Self {
             id: EpochId::of(&commit),
             meta,
@@ -497,27 +499,29 @@ impl Epoch {
 
     /// The key that only members of this epoch can derive, for what accompanies a Welcome.
     pub(crate) fn welcome_key(&self, group: &GroupId) -> Result<RoutingSecret, GroupError> {
-        let storage = self.live()?;
-        export(&load(storage, group)?, storage, WELCOME_LABEL)
+        self.with_group(group, |storage, mls| export(mls, storage, WELCOME_LABEL))
     }
 
-    fn leaves(
+    /// Works with the epoch's group. Only a full epoch's stays loaded: of the others, late messages
+    /// come one at a time.
+    fn with_group<T>(
         &self,
-        storage: &EpochStorage,
         group: &GroupId,
-        wanted: &[MemberId],
-    ) -> Result<Vec<LeafNodeIndex>, GroupError> {
-        let mls = load(storage, group)?;
-        wanted
-            .iter()
-            .map(|id| {
-                let mut members = mls.members();
-                let found = members.find(|member| member.signature_key == id.as_bytes());
-                found
-                    .map(|member| member.index)
-                    .ok_or(GroupError::NoSuchMember)
-            })
-            .collect()
+        work: impl FnOnce(&EpochStorage, &mut MlsGroup) -> Result<T, GroupError>,
+    ) -> Result<T, GroupError> {
+        let storage = self.live()?;
+        let done = storage.with_group(&mls_id(group), |mls| work(storage, mls));
+        if self.read_only {
+            storage.unload();
+        }
+        done
+    }
+
+    /// Forgets the epoch's loaded group, if there is one.
+    pub(crate) fn unload(&self) {
+        if let Some(storage) = &self.storage {
+            storage.unload();
+        }
     }
 
     fn live(&self) -> Result<&EpochStorage, GroupError> {
@@ -539,9 +543,8 @@ impl Epoch {
 
     /// A secret that all who stand in this epoch share, to compare.
     pub(crate) fn exporter(&self, group: &GroupId, label: &str) -> Option<[u8; 32]> {
-        let storage = self.storage.as_ref()?;
-        let secret = export(&load(storage, group).ok()?, storage, label).ok()?;
-        Some(*secret.as_bytes())
+        let secret = self.with_group(group, |storage, mls| export(mls, storage, label));
+        Some(*secret.ok()?.as_bytes())
     }
 }
 
@@ -653,6 +656,7 @@ pub(crate) fn join(
         made: now,
         order: note.order,
     };
+    storage.keep_loaded(mls);
     Ok((
         GroupId::from_bytes(id),
         Epoch {
@@ -748,9 +752,24 @@ fn judge_rejoin(
 }
 
 fn load(storage: &EpochStorage, group: &GroupId) -> Result<MlsGroup, GroupError> {
-    MlsGroup::load(storage, &MlsGroupId::from_slice(group.as_bytes()))
-        .map_err(mls_error)?
-        .ok_or(GroupError::Ours)
+    storage.load(&mls_id(group))
+}
+
+fn mls_id(group: &GroupId) -> MlsGroupId {
+    MlsGroupId::from_slice(group.as_bytes())
+}
+
+fn leaves(mls: &MlsGroup, wanted: &[MemberId]) -> Result<Vec<LeafNodeIndex>, GroupError> {
+    wanted
+        .iter()
+        .map(|id| {
+            let mut members = mls.members();
+            let found = members.find(|member| member.signature_key == id.as_bytes());
+            found
+                .map(|member| member.index)
+                .ok_or(GroupError::NoSuchMember)
+        })
+        .collect()
 }
 
 fn export(
@@ -776,6 +795,10 @@ fn roster(mls: &MlsGroup) -> Result<Vec<Member>, GroupError> {
             )
         })
         .collect()
+}
+
+fn by_id(roster: &[Member]) -> BTreeMap<MemberId, &Member> {
+    roster.iter().map(|member| (member.id, member)).collect()
 }
 
 /// Reads a member from a leaf: the credential must be the signature key itself.

@@ -298,8 +298,7 @@ impl Group {
         if self.requests.contains_key(&join) {
             return Ok(());
         }
-        let admitted = self.admitted();
-        let open = self.requests.keys().filter(|join| !admitted.contains(join));
+        let open = self.requests.keys().filter(|join| !self.is_admitted(join));
         if open.count() >= MAX_REQUESTS {
             return Ok(());
         }
@@ -352,12 +351,11 @@ impl Group {
         }
         let now = context.now;
         let delay = RANK_DELAY.times(rank as u64);
-        let admitted = self.admitted();
         let settled = |request: &Request| request.received.after(ANSWER_KEPT) < now;
         let done: Vec<JoinId> = self
             .requests
             .iter()
-            .filter(|(join, request)| settled(request) && admitted.contains(join))
+            .filter(|(join, request)| settled(request) && self.is_admitted(join))
             .map(|(join, _)| *join)
             .collect();
         for join in done {
@@ -369,7 +367,7 @@ impl Group {
         let (mut ready, mut later) = (Vec::new(), Vec::new());
         for (join, request) in &self.requests {
             let known = self.invites.get(&request.invite);
-            if admitted.contains(join) || !known.is_some_and(|known| self.can_judge(known)) {
+            if self.is_admitted(join) || !known.is_some_and(|known| self.can_judge(known)) {
                 continue;
             }
             let mut at = request.received.after(delay);
@@ -595,9 +593,8 @@ impl Group {
         self.admits().filter(|(of, _)| of == invite).count() as u32
     }
 
-    /// The requests that commits on the path have admitted.
-    fn admitted(&self) -> BTreeSet<JoinId> {
-        self.admits().map(|(_, join)| join).collect()
+    fn is_admitted(&self, join: &JoinId) -> bool {
+        self.tree.is_admitted(join)
     }
 
     /// Tells whether a commit that lost had admitted a request. Those of a committer who is a

@@ -272,6 +272,7 @@ impl Group {
     /// Finishes a restoration.
     pub(crate) fn restored(&mut self, now: Time) -> Result<(), GroupError> {
         self.set_clock_back(now);
+        self.tree.share_routings();
         self.find_losses();
         self.tree.choose();
         if self.tip_epoch()?.storage.is_none() && self.removal().is_none() {

@@ -26,7 +26,7 @@ use crate::{
     parts::{self, Part},
     profile::{Notice, Output},
     time::{Span, Time},
-    topic::{self, RoutingSecret, derive},
+    topic::{self, RoutingSecret},
 };
 
 /// How long envelopes wait for a commit before this member asks whether something is missing.
@@ -425,8 +425,7 @@ impl Group {
         let mut end = None;
         for epoch in path.iter().rev() {
             let kept = end.is_none_or(|end: Time| end.after(HELP_KEPT) > now);
-            let help =
-                RoutingSecret::from_bytes(*derive(epoch.meta.routing.as_bytes(), b"kith help v1"));
+            let help = epoch.meta.routing.help();
             if kept && !topics.contains(&help) && topics.len() < MAX_HELP_TOPICS {
                 topics.push(help);
             }

@@ -4,9 +4,14 @@
 //! the key in postcard), values are postcard as well: about a fifth of the size of JSON. A node
 //! is copied by cloning the map, and is kept on disk as two values: the *ratchet* (openmls's
 //! message secrets, rewritten by every message) and the *base* (all the rest, written once).
+//!
+//! openmls reads a group from these values as a whole, and writes each part that changes. A group
+//! in use therefore stays loaded beside its values. It never differs from them: a failure forgets
+//! it, as does every change of the values that is not its own.
 
 use std::{cell::RefCell, collections::BTreeMap, fmt};
 
+use openmls::prelude::{GroupId as MlsGroupId, MlsGroup};
 use openmls_rust_crypto::RustCrypto;
 use openmls_traits::{
     OpenMlsProvider,
@@ -14,6 +19,8 @@ use openmls_traits::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use zeroize::{Zeroize, Zeroizing};
+
+use super::GroupError;
 
 /// Says why a value could not be kept or found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +59,8 @@ type Values = BTreeMap<Vec<u8>, Vec<u8>>;
 #[derive(Default)]
 pub(crate) struct EpochStorage {
     values: RefCell<Values>,
+    /// The group that these values are: reading it anew costs as much as it has members.
+    loaded: RefCell<Option<Box<MlsGroup>>>,
     crypto: RustCrypto,
 }
 
@@ -60,10 +69,58 @@ impl EpochStorage {
     pub(crate) fn from_parts(base: &[u8], ratchet: &[u8]) -> Result<Self, StorageError> {
         let mut values: Values = from_postcard(base)?;
         values.extend(from_postcard::<Values>(ratchet)?);
-        Ok(Self {
+        Ok(Self::of(values))
+    }
+
+    fn of(values: Values) -> Self {
+        Self {
             values: RefCell::new(values),
+            loaded: RefCell::new(None),
             crypto: RustCrypto::default(),
-        })
+        }
+    }
+
+    /// Works with the group that these values are, loading it if need be. It stays loaded, unless
+    /// the work fails: what that left half done in memory must not be met again.
+    pub(crate) fn with_group<T>(
+        &self,
+        group: &MlsGroupId,
+        work: impl FnOnce(&mut MlsGroup) -> Result<T, GroupError>,
+    ) -> Result<T, GroupError> {
+        // Borrowed while the work lasts: nobody has a second copy of the group meanwhile.
+        let mut place = self.loaded.try_borrow_mut().map_err(|_| GroupError::Ours)?;
+        let mut mls = match place.take() {
+            Some(mls) => mls,
+            None => Box::new(self.load(group)?),
+        };
+        let done = work(&mut mls)?;
+        *place = Some(mls);
+        Ok(done)
+    }
+
+    /// Reads the group that these values are.
+    pub(crate) fn load(&self, group: &MlsGroupId) -> Result<MlsGroup, GroupError> {
+        MlsGroup::load(self, group)?.ok_or(GroupError::Ours)
+    }
+
+    /// Keeps a group loaded that has just written all of itself here.
+    pub(crate) fn keep_loaded(&self, mls: MlsGroup) {
+        if let Ok(mut place) = self.loaded.try_borrow_mut() {
+            *place = Some(Box::new(mls));
+        }
+    }
+
+    /// Forgets the loaded group, with its secrets. Whoever changes the values, other than by the
+    /// loaded group, which is borrowed meanwhile, makes it out of date.
+    pub(crate) fn unload(&self) {
+        if let Ok(mut place) = self.loaded.try_borrow_mut() {
+            *place = None;
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.loaded.borrow().is_some()
     }
 
     /// All that is written once: everything but the message secrets.
@@ -89,6 +146,7 @@ impl EpochStorage {
 
     /// Drops what only commits need: the private keys of this member's leaf and its path.
     pub(crate) fn drop_private_keys(&self) {
+        self.unload();
         self.values.borrow_mut().retain(|key, value| {
             let label = key.first().copied();
             let private = matches!(label, Some(ENCRYPTION_KEY | EPOCH_KEYS));
@@ -105,6 +163,7 @@ impl EpochStorage {
         key: &impl Serialize,
         value: &impl Serialize,
     ) -> Result<(), StorageError> {
+        self.unload();
         let value = postcard::to_stdvec(value).map_err(|_| StorageError::Encode)?;
         if let Some(mut old) = self.values.borrow_mut().insert(map_key(label, key)?, value) {
             old.zeroize();
@@ -133,6 +192,7 @@ impl EpochStorage {
     }
 
     fn delete(&self, label: u8, key: &impl Serialize) -> Result<(), StorageError> {
+        self.unload();
         if let Some(mut old) = self.values.borrow_mut().remove(&map_key(label, key)?) {
             old.zeroize();
         }
@@ -141,11 +201,9 @@ impl EpochStorage {
 }
 
 impl Clone for EpochStorage {
+    /// Copies the values. A loaded group stays with the original.
     fn clone(&self) -> Self {
-        Self {
-            values: self.values.clone(),
-            crypto: RustCrypto::default(),
-        }
+        Self::of(self.values.borrow().clone())
     }
 }
 

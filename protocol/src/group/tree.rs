@@ -13,7 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::{epoch::Epoch, note::Class};
-use crate::id::{EpochId, MemberId};
+use crate::{
+    id::{EpochId, JoinId, MemberId},
+    topic::RoutingSecret,
+};
 
 /// Where somebody was when they last sent something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,10 +42,16 @@ pub(crate) struct Root {
 pub(crate) struct Tree {
     epochs: BTreeMap<EpochId, Epoch>,
     children: BTreeMap<EpochId, BTreeSet<EpochId>>,
+    /// The epochs that have several children.
+    forks: BTreeSet<EpochId>,
     roots: Vec<Root>,
     votes: BTreeMap<MemberId, Vote>,
     path: Vec<EpochId>,
-    on_path: BTreeSet<EpochId>,
+    /// The place of each epoch on the path.
+    on_path: BTreeMap<EpochId, usize>,
+    off_path: BTreeSet<EpochId>,
+    /// How often the path admits each request to join.
+    admitted: BTreeMap<JoinId, usize>,
 }
 
 impl Tree {
@@ -50,23 +59,33 @@ impl Tree {
         Self {
             epochs: BTreeMap::new(),
             children: BTreeMap::new(),
+            forks: BTreeSet::new(),
             roots,
             votes: BTreeMap::new(),
             path: Vec::new(),
-            on_path: BTreeSet::new(),
+            on_path: BTreeMap::new(),
+            off_path: BTreeSet::new(),
+            admitted: BTreeMap::new(),
         }
     }
 
     /// Adds an epoch; [`Tree::choose`] gives it its place.
     pub(crate) fn insert(&mut self, epoch: Epoch) {
         if let Some(parent) = epoch.meta.parent {
-            self.children.entry(parent).or_default().insert(epoch.id);
+            let children = self.children.entry(parent).or_default();
+            children.insert(epoch.id);
+            if children.len() > 1 {
+                self.forks.insert(parent);
+            }
         }
         let founded = epoch.meta.parent.is_none() && epoch.meta.depth == 0;
         if let Some(note) = &epoch.meta.note {
             self.note_vote(epoch.meta.committer, note.seq, epoch.id);
         } else if founded {
             self.note_vote(epoch.meta.committer, 0, epoch.id);
+        }
+        if !self.is_on_path(&epoch.id) {
+            self.off_path.insert(epoch.id);
         }
         self.epochs.insert(epoch.id, epoch);
     }
@@ -110,6 +129,18 @@ impl Tree {
         *known != before
     }
 
+    /// Makes one of the equal routing secrets of epochs that came from disk, as they were before.
+    pub(crate) fn share_routings(&mut self) {
+        let mut known: Vec<RoutingSecret> = Vec::new();
+        for epoch in self.epochs.values_mut() {
+            let routing = &mut epoch.meta.routing;
+            match known.iter().find(|other| *other == routing) {
+                Some(other) => *routing = other.clone(),
+                None => known.push(routing.clone()),
+            }
+        }
+    }
+
     /// Takes over a vote that was kept.
     pub(crate) fn restore_vote(&mut self, member: MemberId, vote: Vote) {
         self.note_vote(member, vote.seq, vote.epoch);
@@ -145,11 +176,68 @@ impl Tree {
             let votes = self.votes_below(&epoch.meta.policy.stewards, &root.epoch);
             (votes, epoch.meta.order, root.epoch)
         });
-        if let Some(root) = best {
-            self.path = self.path_from(root.epoch);
-            self.on_path = self.path.iter().copied().collect();
+        if let Some(root) = best.map(|root| root.epoch) {
+            self.walk(root);
         }
         self.tip() != before
+    }
+
+    /// Goes the winning way down from a root. Of the way that was gone before, all stays up to the
+    /// first fork that now takes another turn: most messages change none.
+    fn walk(&mut self, root: EpochId) {
+        let same = self.path.first() == Some(&root);
+        let kept = if same { self.kept_way() } else { 0 };
+        for id in self.path.split_off(kept) {
+            self.on_path.remove(&id);
+            self.off_path.insert(id);
+            for join in self.admits_of(&id) {
+                self.admitted.entry(join).and_modify(|times| *times -= 1);
+            }
+        }
+        let mut next = match self.path.last() {
+            Some(last) => self.winner(last),
+            None => Some(root),
+        };
+        while let Some(id) = next {
+            self.on_path.insert(id, self.path.len());
+            self.path.push(id);
+            self.off_path.remove(&id);
+            for join in self.admits_of(&id) {
+                *self.admitted.entry(join).or_default() += 1;
+            }
+            next = self.winner(&id);
+        }
+    }
+
+    /// How many epochs of the path would be chosen again.
+    fn kept_way(&self) -> usize {
+        let turns =
+            |place: &usize| self.winner(&self.path[*place]) != self.path.get(place + 1).copied();
+        let forks = self.forks_on_path();
+        let turn = forks.into_iter().find(turns);
+        turn.map_or(self.path.len(), |place| place + 1)
+    }
+
+    /// The places of forks on the path, from the root down.
+    fn forks_on_path(&self) -> Vec<usize> {
+        let places = self.forks.iter().filter_map(|fork| self.on_path.get(fork));
+        let mut places: Vec<usize> = places.copied().collect();
+        places.sort_unstable();
+        places
+    }
+
+    fn admits_of(&self, epoch: &EpochId) -> Vec<JoinId> {
+        let note = self
+            .epochs
+            .get(epoch)
+            .and_then(|epoch| epoch.meta.note.as_ref());
+        let admits = note.into_iter().flat_map(|note| note.admits());
+        admits.map(|(_, join)| join).collect()
+    }
+
+    /// Tells whether a commit on the path admits this request to join.
+    pub(crate) fn is_admitted(&self, join: &JoinId) -> bool {
+        self.admitted.get(join).is_some_and(|times| *times > 0)
     }
 
     /// The winning way down from an epoch.
@@ -174,7 +262,7 @@ impl Tree {
     }
 
     pub(crate) fn is_on_path(&self, epoch: &EpochId) -> bool {
-        self.on_path.contains(epoch)
+        self.on_path.contains_key(epoch)
     }
 
     /// Every epoch that is known.
@@ -200,8 +288,7 @@ impl Tree {
 
     /// The epochs that are not on the path.
     pub(crate) fn off_path(&self) -> impl Iterator<Item = &Epoch> {
-        let epochs = self.epochs.values();
-        epochs.filter(|epoch| !self.is_on_path(&epoch.id))
+        self.off_path.iter().filter_map(|id| self.epochs.get(id))
     }
 
     /// The epochs of branches that lost, below roots that are not history.
@@ -211,13 +298,13 @@ impl Tree {
 
     /// The epochs on the path that have won against others so far.
     pub(crate) fn open_forks(&self) -> impl Iterator<Item = &Epoch> {
-        self.path().filter(|epoch| {
-            let siblings = epoch
-                .meta
-                .parent
-                .and_then(|parent| self.children.get(&parent));
-            siblings.is_some_and(|siblings| siblings.len() > 1)
-        })
+        let first = self.path().take(1);
+        let first = first.filter(|root| {
+            let parent = root.meta.parent.as_ref();
+            parent.is_some_and(|parent| self.forks.contains(parent))
+        });
+        let forks = self.forks_on_path().into_iter();
+        first.chain(forks.filter_map(|place| self.epochs.get(self.path.get(place + 1)?)))
     }
 
     /// The last epoch on the path that a branch shares with it; `None` for another root's branch.
@@ -258,9 +345,24 @@ impl Tree {
     pub(crate) fn votes_below(&self, stewards: &[MemberId], top: &EpochId) -> usize {
         let stands_below = |steward: &&MemberId| {
             let vote = self.votes.get(steward).filter(|vote| !vote.twice);
-            vote.is_some_and(|vote| self.ancestors(&vote.epoch).any(|id| id == *top))
+            vote.is_some_and(|vote| self.is_below(&vote.epoch, top))
         };
         stewards.iter().filter(stands_below).count()
+    }
+
+    /// Tells whether an epoch is this one, or one of those that came of it. Where the way up meets
+    /// the path, the places on it tell.
+    fn is_below(&self, epoch: &EpochId, top: &EpochId) -> bool {
+        let met = |id: &EpochId| id == top || self.is_on_path(id);
+        let Some(met) = self.ancestors(epoch).find(met) else {
+            return false;
+        };
+        let place = |id: &EpochId| self.on_path.get(id).copied();
+        match (place(&met), place(top), self.path.first()) {
+            (Some(met), Some(top), _) => top <= met,
+            (Some(_), None, Some(root)) => self.ancestors(root).any(|id| id == *top),
+            _ => met == *top,
+        }
     }
 
     /// Tells whether more than half of the stewards of an epoch's parent stand at it or below.
@@ -317,5 +419,187 @@ impl Epoch {
             .removed
             .iter()
             .any(|removed| removed.id == *member)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        group::{
+            GroupPolicy,
+            note::{CommitNote, Intent, What},
+        },
+        id::{IntentId, InviteId},
+        name::Name,
+        time::Time,
+        topic::RoutingSecret,
+    };
+
+    const STEWARDS: usize = 5;
+    const JOINS: usize = 20;
+    const STEPS: u64 = 60;
+
+    /// Chance that is the same at every run (xorshift).
+    struct Chance(u64);
+
+    impl Chance {
+        fn below(&mut self, bound: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            self.0 as usize % bound
+        }
+
+        fn id(&mut self) -> EpochId {
+            EpochId::from_bytes([(); 32].map(|()| self.below(256) as u8))
+        }
+
+        fn steward(&mut self) -> MemberId {
+            member(self.below(STEWARDS) as u8)
+        }
+    }
+
+    fn member(number: u8) -> MemberId {
+        MemberId::from_bytes([number; 32])
+    }
+
+    /// An epoch that somebody made and that admits somebody, now and then the same one again.
+    fn epoch(
+        id: EpochId,
+        parent: Option<EpochId>,
+        depth: u64,
+        seq: u64,
+        chance: &mut Chance,
+    ) -> Epoch {
+        let join = JoinId::from_bytes([chance.below(JOINS) as u8; JoinId::LEN]);
+        let invite = InviteId::from_bytes([1; InviteId::LEN]);
+        let intent = Intent {
+            id: IntentId::of_join(&join),
+            what: What::Admit { invite, join },
+        };
+        let classes = [Class::Remove, Class::Change, Class::Update];
+        let note = CommitNote {
+            seq,
+            class: classes[chance.below(3)],
+            order: depth,
+            at: Time::from_ms(0),
+            intents: vec![intent],
+        };
+        let policy = GroupPolicy {
+            name: Name::new("Evening").unwrap(),
+            stewards: (0..STEWARDS as u8).map(member).collect(),
+            community: vec![],
+        };
+        let meta = crate::group::epoch::EpochMeta {
+            parent,
+            depth,
+            committer: chance.steward(),
+            note: Some(note),
+            policy,
+            roster: vec![],
+            joined: vec![],
+            removed: vec![],
+            routing: RoutingSecret::from_bytes([1; 32]),
+            made: Time::from_ms(0),
+            order: depth,
+        };
+        Epoch {
+            id,
+            meta,
+            storage: None,
+            read_only: false,
+        }
+    }
+
+    fn copy(epoch: &Epoch) -> Epoch {
+        Epoch {
+            id: epoch.id,
+            meta: epoch.meta.clone(),
+            storage: None,
+            read_only: false,
+        }
+    }
+
+    /// What is known, looked at as if for the first time.
+    fn anew(tree: &Tree) -> Tree {
+        let mut anew = Tree::new(tree.roots.clone());
+        for epoch in tree.epochs() {
+            anew.insert(copy(epoch));
+        }
+        anew.votes = tree.votes.clone();
+        anew.choose();
+        anew
+    }
+
+    fn assert_same(tree: &Tree, anew: &Tree) {
+        assert_eq!(tree.path, anew.path);
+        let ids = |epochs: Vec<&Epoch>| -> Vec<EpochId> { epochs.iter().map(|at| at.id).collect() };
+        let off: BTreeSet<EpochId> = tree.epochs.keys().copied().collect();
+        let on: BTreeSet<EpochId> = tree.path.iter().copied().collect();
+        assert_eq!(tree.off_path, &off - &on);
+        let won = tree.path().filter(|epoch| {
+            let parent = epoch.meta.parent.as_ref();
+            parent.is_some_and(|parent| tree.children[parent].len() > 1)
+        });
+        assert_eq!(ids(tree.open_forks().collect()), ids(won.collect()));
+        for byte in 0..JOINS as u8 {
+            let join = JoinId::from_bytes([byte; JoinId::LEN]);
+            let mut notes = tree.path().filter_map(|epoch| epoch.meta.note.as_ref());
+            let admitted = notes.any(|note| note.admits().any(|(_, other)| other == join));
+            assert_eq!(tree.is_admitted(&join), admitted);
+        }
+        for top in tree.epochs.keys() {
+            for epoch in tree.epochs.keys() {
+                let climbed = tree.ancestors(epoch).any(|id| id == *top);
+                assert_eq!(tree.is_below(epoch, top), climbed);
+            }
+        }
+    }
+
+    /// Epochs come in any order, stewards move, roots are added and retired.
+    #[test]
+    fn the_way_that_is_kept_is_the_one_that_a_first_look_finds() {
+        for seed in 1..=12 {
+            let chance = &mut Chance(seed);
+            let root = epoch(chance.id(), None, 0, 0, chance);
+            let mut shape = vec![(root.id, 0)];
+            let mut tree = Tree::new(vec![Root {
+                epoch: root.id,
+                retired: false,
+            }]);
+            let mut late = vec![root];
+            for step in 0..STEPS {
+                match chance.below(8) {
+                    0..4 => {
+                        let back = chance.below(shape.len().min(6));
+                        let (parent, depth) = shape[shape.len() - 1 - back];
+                        let id = chance.id();
+                        shape.push((id, depth + 1));
+                        late.push(epoch(id, Some(parent), depth + 1, step, chance));
+                    }
+                    4 | 5 => {
+                        let (stands, _) = shape[chance.below(shape.len())];
+                        tree.note_vote(chance.steward(), step, stands);
+                    }
+                    6 if chance.below(6) == 0 => {
+                        tree.retire_roots();
+                        let id = chance.id();
+                        shape.push((id, 3));
+                        tree.add_root(id);
+                        tree.insert(epoch(id, None, 3, step, chance));
+                    }
+                    7 if chance.below(6) == 0 => {
+                        tree.add_root(shape[chance.below(shape.len())].0);
+                    }
+                    _ => {}
+                }
+                if chance.below(2) == 0 && !late.is_empty() {
+                    tree.insert(late.swap_remove(chance.below(late.len())));
+                }
+                tree.choose();
+                assert_same(&tree, &anew(&tree));
+            }
+        }
     }
 }

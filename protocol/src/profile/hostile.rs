@@ -8,6 +8,7 @@ use rand_core::OsRng;
 use super::*;
 use crate::{
     event::InviteSeed,
+    group::MAX_LOADED_EPOCHS,
     group::spec::{MemberCard, MlsSigner, Payload, capabilities, credential},
     invite::InviteKeys,
     parts::split,
@@ -335,6 +336,28 @@ fn keys_of_ended_epochs_go_after_a_week_without_any_commit() {
     assert_eq!(people[0].group(&group).live_epochs(), 2);
     people[0].at(Input::Tick, NOW.after(Span::DAY.times(8)));
     assert_eq!(people[0].group(&group).live_epochs(), 1);
+}
+
+#[test]
+fn few_epochs_of_a_group_are_loaded_however_many_are_written_to() {
+    let (mut people, group, link) = group_of(&["Ben"]);
+    let mut late = Vec::new();
+    for newcomer in ["Chloe", "Dan", "Eli"] {
+        late.extend(people[1].posts(group, newcomer));
+        let newcomer = joins(&mut people, &link, newcomer);
+        people.push(newcomer);
+    }
+    let loaded = |person: &Person| person.group(&group).loaded_epochs();
+    for envelope in late {
+        people[0].receive(&[envelope]);
+        assert_eq!(loaded(&people[0]).len(), MAX_LOADED_EPOCHS);
+    }
+    assert_eq!(people[0].texts(&group), ["Chloe", "Dan", "Eli"]);
+    people[0].posts(group, "here");
+    let (tip, _) = people[0].group(&group).epoch();
+    assert!(loaded(&people[0]).contains(&tip));
+    assert_eq!(loaded(&people[0]).len(), MAX_LOADED_EPOCHS);
+    assert!(loaded(&people[1]).len() <= MAX_LOADED_EPOCHS);
 }
 
 #[test]
