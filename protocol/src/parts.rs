@@ -32,7 +32,7 @@ pub const MAX_PART: usize = 60_000;
 /// whoever sends parts that never become a content pays for each with an envelope of 32 KiB.
 pub const MIN_PART: usize = 30_000;
 /// The most parts of a content: those of the Welcome of 2,000 members whose names are as long as they
-/// may be, or of 3,000 with ordinary ones. A larger group's epoch would not fit into the megabyte that
+/// may be, or of 2,900 with ordinary ones. A larger group's epoch would not fit into the megabyte that
 /// a node's store takes as one record.
 pub const MAX_PARTS: usize = 13;
 /// The largest content that travels at all, in bytes.

@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --workspace --bench group` prints one `name: value` line each. It is a measurement, not a test:
 //! nothing here fails on a slow machine. Everything goes through [`Profile`], as in a node, but for the disk and
-//! the network. Envelopes are counted as they travel; of something that takes several, all of them.
+//! the network. What travels is counted as it travels: of something that takes several envelopes, all of them.
 //!
 //! Each group is built anew to one member less than its number. In a *cold* one, Ana has added everybody in batches
 //! and nobody else has committed: most of the tree's inner nodes are blank. In a *warm* one, the member of every
@@ -11,9 +11,11 @@
 //! would cost the square of its size.)
 //!
 //! Then somebody comes in and, but for the last time, another goes out, [`CYCLES`] times (`add`, `join`, `remove`);
-//! messages are exchanged; and a member who has followed all the while takes fresh keys (`update`). A figure is the
-//! median of its measurements. `follow_…` is what another member's node does with a commit; `join` is the
-//! newcomer's side, from the Welcome to the first message read.
+//! messages are exchanged; and a member who has followed all the while takes fresh keys (`update`). At last a
+//! member who was away for too long asks, gets the GroupInfo (`answer`) and commits it, which brings them back
+//! (`come_back`). A figure is the median of its measurements. `follow_…` is what another member's node does with
+//! a commit; `join` is the newcomer's side, from the Welcome to the first message read; `epoch_kept` is what a
+//! steward's disk keeps of the epoch that an `add` made.
 
 #![allow(
     clippy::unwrap_used,
@@ -32,7 +34,7 @@ use kith_protocol::{
     id::{GroupId, MemberId, TopicId},
     identity::RootSeed,
     name::Name,
-    profile::{Command, Input, JoinState, Outcome, Output, Profile},
+    profile::{Command, Input, JoinState, Kind, Outcome, Output, Profile},
     time::{Span, Time},
 };
 use rand_core::OsRng;
@@ -41,7 +43,7 @@ use rand_core::OsRng;
 const SIZES: [usize; 5] = [2, 10, 50, 200, 1000];
 /// In a warm group, the member of each leaf whose number this divides has committed.
 const WARM_EVERY: usize = 4;
-/// How often somebody is added.
+/// How often somebody is added, and how often somebody comes back.
 const CYCLES: usize = 4;
 /// Messages for one figure.
 const MESSAGES: usize = 50;
@@ -49,6 +51,12 @@ const MESSAGES: usize = 50;
 const NOW: Time = Time::from_ms(1_800_000_000_000);
 /// From when on keys are old enough that their member takes fresh ones.
 const KEYS_OLD: Span = Span::DAY.times(36);
+/// Who is away for so long asks whether they can still follow, though nothing else says that they cannot.
+const AWAY: Span = Span::DAY.times(21);
+/// After it, what ended an epoch is no longer taken to be on its way to those who stand there.
+const ENDED_FOR: Span = Span::HOUR.times(2);
+/// For how long, at most, who has been told the way back waits for what is missing.
+const WAY_BACK_WAITS: Span = Span::SECOND.times(90);
 /// Between two batches: a steward who admits many pauses.
 const PAUSE: Span = Span::SECOND.times(11);
 
@@ -65,11 +73,14 @@ struct Person {
 }
 
 /// What a step made, and how long it took.
+#[derive(Default)]
 struct Step {
     /// On group topics.
     to_group: Vec<Envelope>,
-    /// On others: inboxes.
-    to_inbox: Vec<Envelope>,
+    /// On others: inboxes and help topics.
+    elsewhere: Vec<Envelope>,
+    /// What the disk keeps of the largest epoch that was made or changed.
+    epoch_kept: usize,
     outcome: Option<Outcome>,
     ms: f64,
 }
@@ -78,8 +89,6 @@ struct Step {
 struct Newcomer {
     person: Person,
     request: Vec<Envelope>,
-    /// Where their Welcome will come.
-    inbox: TopicId,
 }
 
 /// A group, its steward, and the other members whose nodes are kept up to date.
@@ -92,7 +101,7 @@ struct Evening {
 
 /// The measurements of one group, by name.
 #[derive(Default)]
-struct Figures(BTreeMap<&'static str, Vec<f64>>);
+struct Figures(BTreeMap<String, Vec<f64>>);
 
 fn main() {
     for tree in [Tree::Cold, Tree::Warm] {
@@ -105,33 +114,32 @@ fn main() {
 fn measure(size: usize, tree: Tree) {
     let began = Instant::now();
     let temperature = if tree == Tree::Cold { "cold" } else { "warm" };
-    let Some(mut evening) = Evening::build(size - 1, tree) else {
-        return;
-    };
-    let mut figures = Figures::default();
+    let mut evening = Evening::build(size - 1, tree);
     let building = began.elapsed().as_secs_f64();
-    if evening.cycles(&mut figures).is_none() {
-        println!("at_{size}_{temperature}: a Welcome does not fit");
-        return;
-    }
+    let mut figures = Figures::default();
+    evening.cycles(&mut figures);
+    assert_eq!(evening.ana.group(evening.group).roster().len(), size);
     evening.update(&mut figures);
+    evening.come_back(&mut figures);
     for (name, mut measured) in figures.0 {
         measured.sort_by(f64::total_cmp);
         let median = measured[measured.len() / 2];
-        let digits = if name.ends_with("bytes") { 0 } else { 3 };
+        let digits = if name.ends_with("_ms") { 3 } else { 0 };
         println!("{name}_at_{size}_{temperature}: {median:.digits$}");
     }
     println!("building_s_at_{size}_{temperature}: {building:.1}");
 }
 
 impl Figures {
-    fn note(&mut self, name: &'static str, value: f64) {
-        self.0.entry(name).or_default().push(value);
+    fn note(&mut self, name: &str, value: f64) {
+        self.0.entry(name.to_owned()).or_default().push(value);
     }
 
-    fn note_bytes(&mut self, name: &'static str, envelopes: &[Envelope]) {
+    fn note_sent(&mut self, what: &str, envelopes: &[Envelope]) {
+        assert!(!envelopes.is_empty(), "{what}: something is sent");
         let bytes: usize = envelopes.iter().map(|at| at.as_bytes().len()).sum();
-        self.note(name, bytes as f64);
+        self.note(&format!("{what}_bytes"), bytes as f64);
+        self.note(&format!("{what}_envelopes"), envelopes.len() as f64);
     }
 }
 
@@ -149,10 +157,8 @@ impl Person {
         let began = Instant::now();
         let outputs = self.profile.handle(input, self.clock, &mut OsRng);
         let mut step = Step {
-            to_group: Vec::new(),
-            to_inbox: Vec::new(),
-            outcome: None,
             ms: began.elapsed().as_secs_f64() * 1e3,
+            ..Step::default()
         };
         let watched = self.profile.watched(self.clock);
         let groups = watched.iter().filter(|topic| topic.group.is_some());
@@ -162,7 +168,12 @@ impl Person {
                 Output::Keep(envelope) if groups.contains(&envelope.topic()) => {
                     step.to_group.push(envelope);
                 }
-                Output::Keep(envelope) => step.to_inbox.push(envelope),
+                Output::Keep(envelope) => step.elsewhere.push(envelope),
+                Output::Persist {
+                    kind: Kind::Epoch,
+                    value: Some(value),
+                    ..
+                } => step.epoch_kept = step.epoch_kept.max(value.len()),
                 Output::Done(done) => step.outcome = Some(done.expect("the command is permitted")),
                 _ => {}
             }
@@ -174,13 +185,17 @@ impl Person {
         self.handle(Input::Command(command))
     }
 
-    /// Takes these in, one after the other; gives how long that took, in milliseconds.
-    fn receive(&mut self, envelopes: &[Envelope]) -> f64 {
-        let input = |envelope: &Envelope| Input::Envelope(envelope.clone());
-        envelopes
-            .iter()
-            .map(|envelope| self.handle(input(envelope)).ms)
-            .sum()
+    /// Takes these in, one after the other.
+    fn receive(&mut self, envelopes: &[Envelope]) -> Step {
+        let mut all = Step::default();
+        for envelope in envelopes {
+            let step = self.handle(Input::Envelope(envelope.clone()));
+            all.to_group.extend(step.to_group);
+            all.elsewhere.extend(step.elsewhere);
+            all.epoch_kept = all.epoch_kept.max(step.epoch_kept);
+            all.ms += step.ms;
+        }
+        all
     }
 
     /// Some time passes, without a mailbox in reach.
@@ -218,8 +233,8 @@ impl Person {
 }
 
 impl Evening {
-    /// Builds a group of this many members; nothing if not all of them fit.
-    fn build(members: usize, tree: Tree) -> Option<Self> {
+    /// Builds a group of this many members.
+    fn build(members: usize, tree: Tree) -> Self {
         let mut ana = Person::new();
         let found = Command::CreateGroup {
             name: name("Evening"),
@@ -247,13 +262,8 @@ impl Evening {
         for first in (1..members).step_by(MAX_ADDS) {
             let last = members.min(first + MAX_ADDS);
             evening.admit_batch(first..last, tree, &follow);
-            let reached = evening.ana.group(group).roster().len();
-            if reached < last {
-                println!("a_welcome_fits_up_to_members: {reached}");
-                return None;
-            }
         }
-        Some(evening)
+        evening
     }
 
     /// Ana lets all of these leaves' members in by one commit; then some of them commit.
@@ -266,33 +276,28 @@ impl Evening {
         let commits = |leaf: usize| tree == Tree::Warm && leaf.is_multiple_of(WARM_EVERY);
         let link = self.invite(u32::MAX);
         self.ana.wait(PAUSE);
-        let mut present = Vec::new();
+        let (mut present, last) = (Vec::new(), leaves.end);
         for leaf in leaves {
-            // Who is needed later has an inbox of their own: the others' Welcomes are not theirs to try.
-            let needed = commits(leaf) || follow.contains(&leaf);
-            let own = needed.then(|| self.invite(1));
-            let newcomer = self.newcomer(own.as_ref().unwrap_or(&link));
+            let newcomer = self.newcomer(&link);
             self.ana.receive(&newcomer.request);
-            if needed {
-                present.push((leaf, newcomer));
+            if commits(leaf) || follow.contains(&leaf) {
+                present.push((leaf, newcomer.person));
             }
         }
-        let Step {
-            to_group, to_inbox, ..
-        } = self.ana.synced(self.group);
+        let admitted = self.ana.synced(self.group);
+        let reached = self.ana.group(self.group).roster().len();
+        assert_eq!(reached, last, "one commit lets all of them in");
         for follower in &mut self.followers {
-            follower.receive(&to_group);
+            follower.receive(&admitted.to_group);
         }
         let mut committers = Vec::new();
-        for (leaf, mut newcomer) in present {
-            newcomer.receive_welcome(&to_inbox);
-            if !newcomer.person.is_in(self.group) {
-                return; // They did not fit.
-            }
+        for (leaf, mut person) in present {
+            person.receive(&admitted.elsewhere);
+            assert!(person.is_in(self.group), "the Welcome names all of them");
             if follow.contains(&leaf) {
-                self.followers.push(newcomer.person);
+                self.followers.push(person);
             } else {
-                committers.push(newcomer.person);
+                committers.push(person);
             }
         }
         while let Some(mut committer) = committers.pop() {
@@ -324,39 +329,38 @@ impl Evening {
             link: link.to_owned(),
             pseudonym: name(&format!("member {}", self.number)),
         };
-        let request = person.command(join).to_inbox;
-        let inbox = request.first().expect("a request").topic();
-        Newcomer {
-            person,
-            request,
-            inbox,
-        }
+        let request = person.command(join).elsewhere;
+        Newcomer { person, request }
     }
 
-    /// Measures what changes the group, and messages in between. Nothing if a Welcome does not fit.
-    fn cycles(&mut self, figures: &mut Figures) -> Option<()> {
+    /// Measures what changes the group, and messages in between.
+    fn cycles(&mut self, figures: &mut Figures) {
         for cycle in 1..=CYCLES {
             let link = self.invite(1);
-            let mut newcomer = self.newcomer(&link);
+            let Newcomer {
+                person: mut newcomer,
+                request,
+            } = self.newcomer(&link);
             self.ana.wait(PAUSE);
             self.ana.synced(self.group);
-            let add = self.ana.handle(Input::Envelope(newcomer.request.remove(0)));
+            let add = self.ana.receive(&request);
             figures.note("add_ms", add.ms);
-            figures.note_bytes("add_bytes", &add.to_group);
-            figures.note_bytes("welcome_bytes", &add.to_inbox);
+            figures.note("epoch_kept_bytes", add.epoch_kept as f64);
+            figures.note_sent("add", &add.to_group);
+            figures.note_sent("welcome", &add.elsewhere);
             self.followed("follow_add_ms", &add.to_group, figures);
 
-            let mut join = newcomer.receive_welcome(&add.to_inbox);
-            let mut newcomer = newcomer.person;
-            if !newcomer.is_in(self.group) {
-                return None;
-            }
+            let join = newcomer.receive(&add.elsewhere).ms;
+            assert!(newcomer.is_in(self.group), "the Welcome lets them in");
             let welcome = self.post("welcome");
-            join += newcomer.receive(&welcome.to_group);
-            figures.note("join_ms", join);
+            let read = newcomer.receive(&welcome.to_group).ms;
+            figures.note("join_ms", join + read);
             if cycle == CYCLES {
                 self.messages(&mut newcomer, figures);
-                return Some(());
+                if self.followers.is_empty() {
+                    self.followers.push(newcomer);
+                }
+                return;
             }
 
             let member = self.victim(cycle, newcomer.group(self.group).me());
@@ -366,10 +370,9 @@ impl Evening {
                 reason: String::new(),
             });
             figures.note("remove_ms", remove.ms);
-            figures.note_bytes("remove_bytes", &remove.to_group);
+            figures.note_sent("remove", &remove.to_group);
             self.followed("follow_remove_ms", &remove.to_group, figures);
         }
-        Some(())
     }
 
     /// Who goes: somebody in the middle whose node is not needed, or else who came last.
@@ -388,11 +391,11 @@ impl Evening {
     }
 
     /// All who follow take a commit in; the first of them is measured.
-    fn followed(&mut self, name: &'static str, commit: &[Envelope], figures: &mut Figures) {
+    fn followed(&mut self, name: &str, commit: &[Envelope], figures: &mut Figures) {
         let took = self
             .followers
             .iter_mut()
-            .map(|person| person.receive(commit));
+            .map(|person| person.receive(commit).ms);
         let took: Vec<f64> = took.collect();
         if let Some(first) = took.first() {
             figures.note(name, *first);
@@ -408,31 +411,51 @@ impl Evening {
         for number in 0..MESSAGES {
             let post = self.post(&format!("message {number}"));
             figures.note("make_message_ms", post.ms);
-            figures.note("open_message_ms", reader.receive(&post.to_group));
-            figures.note_bytes("message_bytes", &post.to_group);
+            figures.note("open_message_ms", reader.receive(&post.to_group).ms);
+            figures.note_sent("message", &post.to_group);
         }
     }
 
     /// Those who follow take fresh keys; in a cold group the first commit would warm it for others.
     fn update(&mut self, figures: &mut Figures) {
-        while let Some(mut member) = self.followers.pop() {
-            let update = member.update(self.group);
+        for at in 0..self.followers.len() {
+            let update = self.followers[at].update(self.group);
             figures.note("update_ms", update.ms);
-            figures.note_bytes("update_bytes", &update.to_group);
-            for other in &mut self.followers {
-                other.receive(&update.to_group);
+            figures.note_sent("update", &update.to_group);
+            for (other, follower) in self.followers.iter_mut().enumerate() {
+                if other != at {
+                    follower.receive(&update.to_group);
+                }
             }
-            figures.note("follow_update_ms", self.ana.receive(&update.to_group));
+            let follow = self.ana.receive(&update.to_group);
+            figures.note("follow_update_ms", follow.ms);
         }
     }
-}
 
-impl Newcomer {
-    /// Takes in what came to their inbox; gives how long that took, in milliseconds.
-    fn receive_welcome(&mut self, envelopes: &[Envelope]) -> f64 {
-        let own = envelopes.iter().filter(|at| at.topic() == self.inbox);
-        let own: Vec<Envelope> = own.cloned().collect();
-        self.person.receive(&own)
+    /// One of those who followed misses commits, and comes back. It costs the same each time: no other member's
+    /// keys are fresher for it, but for Ana's.
+    fn come_back(&mut self, figures: &mut Figures) {
+        let mut member = self.followers.pop().expect("somebody else");
+        for _ in 0..CYCLES {
+            self.ana.update(self.group); // Which the member never gets.
+            self.ana.wait(ENDED_FOR);
+            self.ana.synced(self.group);
+            member.wait(AWAY);
+            let ask = member.synced(self.group);
+            let answer = self.ana.receive(&ask.elsewhere);
+            figures.note("answer_ms", answer.ms);
+            figures.note_sent("answer", &answer.elsewhere);
+
+            let read = member.receive(&answer.elsewhere).ms;
+            member.wait(WAY_BACK_WAITS);
+            let back = member.synced(self.group);
+            figures.note("come_back_ms", read + back.ms);
+            figures.note_sent("come_back", &back.to_group);
+            let follow = self.ana.receive(&back.to_group);
+            figures.note("follow_come_back_ms", follow.ms);
+            let (ana, member) = (self.ana.group(self.group), member.group(self.group));
+            assert_eq!(ana.epoch(), member.epoch(), "they are together again");
+        }
     }
 }
 
