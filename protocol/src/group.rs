@@ -46,7 +46,7 @@ use self::{
     intent::Wish,
     membership::{KnownInvite, Request, WELCOME_WAITS},
     note::Payload,
-    rejoin::Recovery,
+    rejoin::{Out, Recovery},
     tree::{Root, Tree},
 };
 use crate::{
@@ -68,7 +68,10 @@ pub(crate) mod spec {
 
     pub(crate) use super::{
         epoch::{MlsSigner, RATCHET_WINDOW, credential, first_epoch},
-        membership::{INBOX_ANSWERED, MAX_INVITE_LIFE, MAX_REQUESTS, RANK_DELAY},
+        membership::{
+            FAREWELL_WAITS, INBOX_ANSWERED, MAX_INVITE_LIFE, MAX_REQUESTS, RANK_DELAY,
+            RELEASE_WAITS, REMOVAL_WAITS,
+        },
         note::{CommitNote, Intent, MessageNote, Payload, What},
         policy::{MemberCard, capabilities},
     };
@@ -170,6 +173,8 @@ impl From<PartError> for GroupError {
 /// What a step of a state machine is given, and where its outputs go.
 pub(crate) struct Context<'a> {
     pub now: Time,
+    /// The time that others go by: a mailbox's clock, where this device's own is wrong.
+    pub world: Time,
     /// The hour that envelopes are to bear, which mailboxes compare with their own clocks.
     pub hour: Bucket,
     pub rng: &'a mut dyn CryptoRngCore,
@@ -212,7 +217,8 @@ pub enum Verdict {
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) enum Status {
     Active,
-    /// The member asked to leave; the group goes once a mailbox holds what they had to say.
+    /// The member asked to leave; nothing of the group is shown any more. It goes once they have
+    /// been let go.
     Leaving {
         /// Besides what they said: the envelopes of commits that hand their duties over.
         unconfirmed: Vec<EnvelopeId>,
@@ -282,6 +288,8 @@ pub struct Group {
     left: BTreeSet<EpochId>,
     /// The epochs whose MLS state may be loaded, the last used one first.
     loaded: VecDeque<EpochId>,
+    /// The tip has moved, and what this member said may have to be said again.
+    moved: bool,
     /// When this steward admitted somebody lately, since the start.
     admitted: VecDeque<Time>,
     /// Since when the tip has been where it is; since the start at most.
@@ -351,6 +359,7 @@ impl Group {
             wishes: Vec::new(),
             missed: BTreeMap::new(),
             left: BTreeSet::new(),
+            moved: true,
             loaded: VecDeque::new(),
             admitted: VecDeque::new(),
             tip_since: Time::from_ms(0),
@@ -415,9 +424,16 @@ impl Group {
         context: &mut Context<'_>,
     ) -> Result<EventId, GroupError> {
         self.check_in()?;
+        let id = self.write_down(body, context)?;
+        self.send_unsent(context)?;
+        Ok(id)
+    }
+
+    /// Keeps what this member says, to be encrypted as soon as it may be.
+    fn write_down(&mut self, body: Body, context: &mut Context<'_>) -> Result<EventId, GroupError> {
         let event = Event {
             order: self.next_order(),
-            at: context.now,
+            at: context.world,
             parents: self
                 .heads
                 .iter()
@@ -439,7 +455,6 @@ impl Group {
             event,
         };
         self.record_event(signed, None, &content, context)?;
-        self.send_unsent(context)?;
         Ok(id)
     }
 
@@ -534,6 +549,28 @@ impl Group {
         Ok(())
     }
 
+    /// Says again what everybody has to know and was said on a branch that lost: those who were out
+    /// there have not heard it.
+    fn repeat(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
+        if !self.moved || !self.may_send() {
+            return Ok(());
+        }
+        self.moved = false;
+        let me = self.me();
+        let lost = |stored: &&StoredEvent| {
+            let SignedEvent { author, event, .. } = &stored.signed;
+            let needed = matches!(event.body, Body::Leave | Body::InviteRevoked { .. });
+            let sent = *author == me && stored.envelope.is_some();
+            sent && needed && !self.tree.was_on_path(&stored.sent_in)
+        };
+        let lost = self.events.values().filter(lost);
+        let lost: Vec<EventId> = lost.map(|stored| stored.signed.id).collect();
+        for id in lost {
+            self.send_event(id, context)?;
+        }
+        Ok(())
+    }
+
     /// This device's clock was ahead and was set back: nothing may wait for a time that is far off.
     pub(crate) fn set_clock_back(&mut self, now: Time) {
         self.tip_since = self.tip_since.min(now);
@@ -587,9 +624,11 @@ impl Group {
 
     /// Does all that may have become possible: sends what waited, and fulfils duties.
     pub(crate) fn catch_up(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
+        self.reconsider(context)?;
         self.wait_for_stewards(context);
         self.fulfil_duties(context)?;
         self.send_again(context)?;
+        self.repeat(context)?;
         self.send_unsent(context)?;
         self.hand_over_late(context)
     }
@@ -996,6 +1035,7 @@ impl Group {
             return Ok(());
         }
         self.tip_since = context.now;
+        self.moved = true;
         for tip in before.into_iter().chain(self.tree.tip()) {
             self.note_use(tip);
         }
@@ -1009,7 +1049,7 @@ impl Group {
         context.notify(Notice::Group { group: self.id });
         let foreign = self.tip_epoch()?.meta.committer != self.me();
         self.left.extend(before.filter(|_| foreign));
-        self.send_again(context)
+        Ok(())
     }
 
     /// Notes that an epoch's MLS state was used; that of epochs not used lately is let go.
@@ -1173,7 +1213,7 @@ impl Group {
 
     /// How this member was removed, if they were.
     pub fn removal(&self) -> Option<Removal> {
-        if let Some((by, at)) = self.recovery.out() {
+        if let Some(Out { by, at, .. }) = self.recovery.out() {
             let reason = None;
             return Some(Removal { by, reason, at });
         }

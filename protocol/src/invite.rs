@@ -298,12 +298,24 @@ impl InviteKeys {
         Ok(InboxPayload::Reply { reply, signature })
     }
 
+    /// Checks the signature of another steward's answer.
+    pub(crate) fn open_reply(&self, reply: &[u8], signature: &[u8]) -> Option<Reply> {
+        open_reply(&self.reply.verifying_key(), reply, signature)
+    }
+
     /// Signs a part of an answer: all of them at once, by what they have in common.
     pub(crate) fn sign_part(&self, part: Part) -> InboxPayload {
         let message = [REPLY_PARTS_LABEL, part.hashes()].concat();
         let signature = self.reply.sign(&message).to_bytes().to_vec();
         InboxPayload::Part { part, signature }
     }
+}
+
+fn open_reply(key: &VerifyingKey, reply: &[u8], signature: &[u8]) -> Option<Reply> {
+    let signature = Signature::from_slice(signature).ok()?;
+    key.verify_strict(&[REPLY_LABEL, reply].concat(), &signature)
+        .ok()?;
+    codec::decode(reply).ok()
 }
 
 impl Link {
@@ -329,10 +341,7 @@ impl Link {
     /// Checks an answer's signature.
     pub(crate) fn open_reply(&self, reply: &[u8], signature: &[u8]) -> Option<Reply> {
         let key = VerifyingKey::from_bytes(&self.reply_key).ok()?;
-        let signature = Signature::from_slice(signature).ok()?;
-        key.verify_strict(&[REPLY_LABEL, reply].concat(), &signature)
-            .ok()?;
-        codec::decode(reply).ok()
+        open_reply(&key, reply, signature)
     }
 
     /// Tells whether a part is of an answer.

@@ -430,6 +430,7 @@ mod tests {
             let now = Time::from_ms(self.now);
             let mut context = Context {
                 now,
+                world: now,
                 hour: now.bucket(),
                 rng: &mut rng,
                 out: Vec::new(),

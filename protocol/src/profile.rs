@@ -27,7 +27,7 @@ use crate::{
     invite::{InboxPayload, Link, LinkError, Refusal, Reply, WelcomeNote},
     name::Name,
     parts::{Collector, Parts, Slot},
-    time::{Span, Time},
+    time::{Bucket, Span, Time},
     topic::RoutingSecret,
 };
 
@@ -41,8 +41,6 @@ pub const MAX_JOINS: usize = 32;
 pub const JOIN_KEPT: Span = Span::DAY.times(7);
 /// How long a request to join waits for an answer.
 pub const JOIN_WAITS: Span = Span::DAY.times(90);
-/// How long a group that was left is kept, at most, to let its farewell reach a mailbox.
-pub const FAREWELL_WAITS: Span = Span::DAY.times(30);
 
 /// What happens to a profile.
 #[derive(Debug)]
@@ -352,6 +350,9 @@ pub struct Join {
     salt: PseudonymSalt,
     link: Link,
     envelope: EnvelopeId,
+    /// The content of the request's envelope, and the hour that it bears; none after a restart.
+    request: Vec<u8>,
+    hour: Option<Bucket>,
     candidate: EpochStorage,
     /// Of answers that are larger than an envelope.
     parts: Parts,
@@ -405,7 +406,7 @@ enum Route {
     Group(GroupId),
     Inbox(GroupId, InviteId),
     Help(GroupId),
-    Join(JoinId),
+    Join,
 }
 
 impl Profile {
@@ -515,9 +516,11 @@ impl Profile {
         if let Input::Synced { server_now, .. } = &input {
             self.note_clock(*server_now, now);
         }
+        let world = self.world(now);
         let mut context = Context {
             now,
-            hour: self.clock.map_or(now, |clock| clock.of(now)).bucket(),
+            world,
+            hour: world.bucket(),
             rng,
             out: Vec::new(),
         };
@@ -527,6 +530,7 @@ impl Profile {
         match input {
             Input::Command(command) => {
                 let outcome = self.command(command, &mut context);
+                self.forget_left(&mut context);
                 context.out.push(Output::Done(outcome));
             }
             Input::Envelope(envelope) => {
@@ -540,6 +544,7 @@ impl Profile {
             }
             Input::Tick => self.tick(&mut context),
         }
+        self.forget_left(&mut context);
         if context
             .out
             .iter()
@@ -548,6 +553,11 @@ impl Profile {
             self.rebuild_topics(now);
         }
         context.out
+    }
+
+    /// The time that others go by, when this device's clock shows `now`.
+    fn world(&self, now: Time) -> Time {
+        self.clock.map_or(now, |clock| clock.of(now))
     }
 
     fn command(&mut self, command: Command, context: &mut Context<'_>) -> Result<Outcome, Error> {
@@ -636,7 +646,11 @@ impl Profile {
             stewards: vec![key.public()],
             community,
         };
-        let group = Group::found(id, salt, key, pseudonym, policy, context)?;
+        let mailboxes = !policy.community.is_empty();
+        let mut group = Group::found(id, salt, key, pseudonym, policy, context)?;
+        if mailboxes && self.clock.is_none() && !self.clock_agrees {
+            group.alone(); // No mailbox has told the hour yet.
+        }
         self.groups.insert(id, group);
         Ok(Outcome::Founded(id))
     }
@@ -663,7 +677,7 @@ impl Profile {
         context: &mut Context<'_>,
     ) -> Result<Outcome, Error> {
         let link = Link::parse(text)?;
-        if context.now >= link.expires {
+        if context.world >= link.expires {
             return Err(Error::LinkExpired);
         }
         if let Some(group) = self
@@ -671,12 +685,17 @@ impl Profile {
             .values()
             .find(|group| link.leads_to(&group.id()))
         {
-            let out = group.removal().is_some() || group.is_leaving();
-            return Err(if out {
-                Error::LeaveFirst
-            } else {
-                Error::OwnLink
-            });
+            let id = group.id();
+            let free = group.is_leaving() && group.removal().is_some();
+            if !free && !group.has_said_farewell() {
+                let out = group.removal().is_some() || group.is_leaving();
+                return Err(if out {
+                    Error::LeaveFirst
+                } else {
+                    Error::OwnLink
+                });
+            }
+            self.forget_group(&id, context);
         }
         let waiting = |join: &Join| join.state == JoinState::Waiting;
         if let Some((id, _)) = self
@@ -709,6 +728,8 @@ impl Profile {
             name,
             link,
             envelope: envelope.id(),
+            request: content,
+            hour: Some(context.hour),
             since: context.now,
             candidate: storage,
             parts: Parts::default(),
@@ -736,11 +757,7 @@ impl Profile {
                     let _ = group.receive_request(invite, envelope, context);
                 }
                 // A steward who came in by this very invite may be welcomed again.
-                let own = |join: &Join| join.listens() && join.link.invite() == invite;
-                let own = self.joins.iter().find(|(_, join)| own(join));
-                if let Some(join) = own.map(|(id, _)| *id) {
-                    self.receive_reply(join, envelope, context);
-                }
+                self.receive_replies(envelope, context);
             }
             Route::Help(id) => {
                 let group = self.groups.get_mut(&id);
@@ -751,15 +768,27 @@ impl Profile {
                     let _ = group.receive_help(&secret, envelope, context);
                 }
             }
-            Route::Join(id) => self.receive_reply(id, envelope, context),
+            Route::Join => self.receive_replies(envelope, context),
+        }
+    }
+
+    /// Takes an envelope from an inbox, for each request that was made there.
+    fn receive_replies(&mut self, envelope: &Envelope, context: &mut Context<'_>) {
+        let topic = envelope.topic();
+        let asked = |join: &Join| InviteId::of(&topic) == join.link.invite();
+        let asked = self.joins.iter().filter(|(_, join)| asked(join));
+        let asked: Vec<JoinId> = asked.map(|(id, _)| *id).collect();
+        for id in asked {
+            self.receive_reply(id, envelope, context);
         }
     }
 
     fn receive_reply(&mut self, id: JoinId, envelope: &Envelope, context: &mut Context<'_>) {
-        let Some(join) = self.joins.get_mut(&id).filter(|join| join.listens()) else {
+        let Some(join) = self.joins.get_mut(&id) else {
             return;
         };
         let waits = join.state == JoinState::Waiting;
+        let joined = matches!(join.state, JoinState::Joined(_));
         let content = envelope.open(&join.link.inbox.key()).ok();
         let mut payload = content.and_then(|content| codec::decode(&content).ok());
         if let Some(InboxPayload::Part { part, signature }) = payload {
@@ -786,7 +815,7 @@ impl Profile {
             }) if joins.contains(&id) => {
                 // A Welcome that does not open is not ours to act on: the right one may follow.
                 if let Ok(group) = self.come_in(id, &welcome, note, context)
-                    && waits
+                    && !joined
                 {
                     self.settle(id, JoinState::Joined(group), context);
                 }
@@ -821,10 +850,13 @@ impl Profile {
             if known.me() == key.public() {
                 // To another branch: the commit that made the first one may have lost.
                 known.welcome_again(first, seq, context)?;
-            } else if request.state == JoinState::Waiting {
+            } else if !matches!(request.state, JoinState::Joined(_)) {
                 bow_out(group, salt, key, first, context)?;
             }
             return Ok(group);
+        }
+        if matches!(request.state, JoinState::Joined(_)) {
+            return Err(GroupError::NotIn); // Left since: an old Welcome brings nobody back.
         }
         let mut joined = Group::begin(group, salt, key, first, context)?;
         joined.note_welcome(seq, context)?;
@@ -846,11 +878,6 @@ impl Profile {
         };
         join.state = state;
         join.since = context.now;
-        if matches!(state, JoinState::Refused(_)) {
-            // The secrets have done their work. Who is in may be welcomed once more.
-            join.candidate = EpochStorage::default();
-            join.parts.clear(context);
-        }
         let _ = join.persist(&id, context);
         context.notify(Notice::Join { join: id });
     }
@@ -863,15 +890,19 @@ impl Profile {
         {
             join.stored = true;
         }
-        let mut gone = None;
         for group in self.groups.values_mut() {
             // A note that cannot be kept now is made again when the mailbox confirms again.
             let _ = group.confirm(envelope, context);
-            if group.farewell_stored(envelope, context).unwrap_or(false) {
-                gone = Some(group.id());
-            }
+            let _ = group.farewell_stored(envelope, context);
         }
-        if let Some(id) = gone {
+    }
+
+    /// Forgets the groups that were left and do not need this device any more.
+    fn forget_left(&mut self, context: &mut Context<'_>) {
+        let groups = self.groups.values();
+        let gone = groups.filter(|group| group.can_go(context.now));
+        let gone: Vec<GroupId> = gone.map(Group::id).collect();
+        for id in gone {
             self.forget_group(&id, context);
         }
     }
@@ -890,11 +921,38 @@ impl Profile {
     }
 
     fn synced(&mut self, topic: &TopicId, context: &mut Context<'_>) {
-        if let Some((_, Route::Group(id))) = self.topics.get(topic)
-            && let Some(group) = self.groups.get_mut(id)
-        {
-            // What cannot be done now is tried again at the next tick.
-            let _ = group.synced(context);
+        match self.topics.get(topic).map(|(_, route)| *route) {
+            Some(Route::Group(id)) => {
+                if let Some(group) = self.groups.get_mut(&id) {
+                    // What cannot be done now is tried again at the next tick.
+                    let _ = group.synced(context);
+                }
+            }
+            Some(Route::Join) => self.ask_again(topic, context),
+            _ => {}
+        }
+    }
+
+    /// Seals a request to join anew if no mailbox has it and it bears another hour than theirs:
+    /// they refuse it, and the person could wait for ever.
+    fn ask_again(&mut self, topic: &TopicId, context: &mut Context<'_>) {
+        let invite = InviteId::of(topic);
+        for (id, join) in &mut self.joins {
+            let waits = join.state == JoinState::Waiting && !join.stored;
+            let refused = join.hour != Some(context.hour) && !join.request.is_empty();
+            if !waits || !refused || join.link.invite() != invite {
+                continue;
+            }
+            let key = join.link.inbox.key();
+            let sealed = Envelope::seal(&key, context.hour, &join.request, &mut context.rng);
+            let Ok(envelope) = sealed else {
+                continue;
+            };
+            join.envelope = envelope.id();
+            join.hour = Some(context.hour);
+            if join.persist(id, context).is_ok() {
+                context.out.push(Output::Keep(envelope));
+            }
         }
     }
 
@@ -909,15 +967,6 @@ impl Profile {
         }
         for join in self.joins.values_mut() {
             join.parts.expire(context);
-        }
-        let waited = |group: &&Group| {
-            group
-                .leaving_since()
-                .is_some_and(|since| since.after(FAREWELL_WAITS) < now)
-        };
-        let gone: Vec<GroupId> = self.groups.values().filter(waited).map(Group::id).collect();
-        for id in gone {
-            self.forget_group(&id, context);
         }
         let over = |join: &Join| {
             let kept = if join.state == JoinState::Waiting {
@@ -943,12 +992,13 @@ impl Profile {
     }
 
     fn rebuild_topics(&mut self, now: Time) {
+        let world = self.world(now);
         self.topics.clear();
         let mut listen = |secret: RoutingSecret, route: Route| {
             self.topics.insert(secret.key().topic(), (secret, route));
         };
-        for (id, join) in self.joins.iter().filter(|(_, join)| join.listens()) {
-            listen(join.link.inbox.clone(), Route::Join(*id));
+        for join in self.joins.values() {
+            listen(join.link.inbox.clone(), Route::Join);
         }
         for (id, group) in &self.groups {
             for routing in group.routings() {
@@ -957,7 +1007,7 @@ impl Profile {
             for help in group.watched_help(now) {
                 listen(help, Route::Help(*id));
             }
-            for inbox in group.inboxes(now) {
+            for inbox in group.inboxes(world) {
                 let invite = InviteId::of(&inbox.key().topic());
                 listen(inbox, Route::Inbox(*id, invite));
             }
@@ -966,8 +1016,9 @@ impl Profile {
 
     /// Every topic that the profile listens to now, with the community nodes that may know of it.
     pub fn watched(&self, now: Time) -> Vec<Watched> {
+        let world = self.world(now);
         let mut watched = Vec::new();
-        for join in self.joins.values().filter(|join| join.listens()) {
+        for join in self.joins.values() {
             watched.push(Watched {
                 routing: join.link.inbox.clone(),
                 group: None,
@@ -987,7 +1038,7 @@ impl Profile {
                 });
             }
             for routing in group
-                .inboxes(now)
+                .inboxes(world)
                 .into_iter()
                 .chain(group.watched_help(now))
             {
@@ -1111,6 +1162,8 @@ impl Profile {
             name: record.name,
             link,
             envelope: record.envelope,
+            request: record.request,
+            hour: None,
             since: record.since,
             candidate: EpochStorage::from_parts(&record.candidate, &[0])?,
             parts: Parts::default(),
@@ -1121,18 +1174,13 @@ impl Profile {
 }
 
 impl Join {
-    /// Whether a Welcome may still come: who is in may be welcomed again while the commit that
-    /// admitted them can lose. Requests are forgotten after that time.
-    fn listens(&self) -> bool {
-        !matches!(self.state, JoinState::Refused(_))
-    }
-
     fn persist(&self, id: &JoinId, context: &mut Context<'_>) -> Result<(), GroupError> {
         let record = JoinRecord {
             salt: self.salt,
             name: self.name.clone(),
             link: self.link.to_string(),
             envelope: self.envelope,
+            request: self.request.clone(),
             since: self.since,
             state: self.state,
             candidate: self.candidate.base()?.to_vec(),

@@ -205,6 +205,7 @@ enum Answer {
     },
     Out {
         to: AskId,
+        seq: u64,
     },
     Info {
         to: AskId,
@@ -257,7 +258,7 @@ fn help_examples() -> Vec<(&'static str, Vec<u8>)> {
             }),
         ),
         ("answer current", current.clone()),
-        ("answer out", cbor(Answer::Out { to })),
+        ("answer out", cbor(Answer::Out { to, seq: 8 })),
         ("answer info", cbor(info)),
         (
             "signed answer",
@@ -537,7 +538,9 @@ fn the_documents_group_limits_are_those_in_force() {
         ("CLOCK_SLACK", hours(crate::profile::CLOCK_SLACK)),
         ("JOIN_KEPT", days(crate::profile::JOIN_KEPT)),
         ("JOIN_WAITS", days(crate::profile::JOIN_WAITS)),
-        ("FAREWELL_WAITS", days(crate::profile::FAREWELL_WAITS)),
+        ("FAREWELL_WAITS", days(crate::group::spec::FAREWELL_WAITS)),
+        ("RELEASE_WAITS", days(crate::group::spec::RELEASE_WAITS)),
+        ("REMOVAL_WAITS", days(crate::group::spec::REMOVAL_WAITS)),
         ("RATCHET_WINDOW", crate::group::spec::RATCHET_WINDOW.into()),
         ("RANK_DELAY", seconds(crate::group::spec::RANK_DELAY)),
         ("INBOX_ANSWERED", days(crate::group::spec::INBOX_ANSWERED)),
@@ -682,7 +685,7 @@ fn an_answer_opens_as_the_document_tells() {
     let ask = codec::encode(&Ask {
         at: NOW,
         key: pair.public.try_into().unwrap(),
-        tip: EpochId::from_bytes([0x22; 32]),
+        tip: ana.group(&group).unwrap().epoch().0,
         seen: vec![],
         group,
         member: steward().public(),
@@ -723,7 +726,7 @@ fn an_answer_opens_as_the_document_tells() {
     let signature = signed.signature.try_into().unwrap();
     assert!(topic::verify(signed.steward.as_bytes(), &over, &signature));
     let answer: Answer = codec::decode(&signed.answer).unwrap();
-    assert!(matches!(answer, Answer::Out { to: answered } if answered == to));
+    assert!(matches!(answer, Answer::Out { to: answered, .. } if answered == to));
 }
 
 /// Founds a group and makes an invite: its link and its seed.
@@ -741,6 +744,12 @@ fn found(ana: &mut Profile, rng: &mut CountingRng) -> (GroupId, Link, [u8; 32]) 
         panic!("a group");
     };
     let group = *group;
+    let topic = ana.group(&group).unwrap().routings()[0].key().topic();
+    let compared = Input::Synced {
+        topic,
+        server_now: NOW,
+    };
+    let _ = ana.handle(compared, NOW, rng);
     let invite = Command::NewInvite {
         group,
         life: Span::DAY,

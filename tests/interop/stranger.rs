@@ -158,14 +158,20 @@ pub struct Seat {
     pub is_out: bool,
 }
 
+/// How somebody went out.
+enum Gone {
+    Left,
+    Removed(Option<String>),
+}
+
 /// A commit that was followed or made.
 struct Change {
     epoch: Hash,
     order: u64,
     at: u64,
     joined: Vec<Hash>,
-    /// With the reason.
-    removed: BTreeMap<Hash, Option<String>>,
+    /// Who went out, and how.
+    removed: BTreeMap<Hash, Gone>,
     promoted: Vec<Hash>,
     demoted: Vec<Hash>,
     rejoined: Vec<Hash>,
@@ -496,7 +502,7 @@ impl Stranger {
                         seq,
                     })
                 }
-                HelpAnswer::Current { to } | HelpAnswer::Out { to } => {
+                HelpAnswer::Current { to } | HelpAnswer::Out { to, .. } => {
                     assert_eq!(to, question.id);
                     None
                 }
@@ -747,7 +753,13 @@ impl Seat {
                 } => {
                     self.cuts.entry(member).or_insert(last);
                     policy.retain(|id| *id != member);
-                    assert!(change.removed.insert(member, reason).is_none());
+                    let gone = Gone::Removed(reason);
+                    assert!(change.removed.insert(member, gone).is_none());
+                }
+                What::Release { last, member } => {
+                    self.cuts.entry(member).or_insert(last);
+                    policy.retain(|id| *id != member);
+                    assert!(change.removed.insert(member, Gone::Left).is_none());
                 }
                 What::Promote { member } => {
                     assert!(!policy.contains(&member));
@@ -893,17 +905,26 @@ impl Seat {
         let mut leaves = self.events.iter();
         let leave = leaves.find(|(_, (by, event))| by == member && event.kind == "leave");
         let mut id = [0; 16];
-        match leave {
-            Some((event, _)) => id.copy_from_slice(&event[..16]),
-            None => OsRng.fill_bytes(&mut id),
-        }
+        let what = match leave {
+            Some((event, _)) => {
+                id.copy_from_slice(&event[..16]);
+                What::Release {
+                    last,
+                    member: *member,
+                }
+            }
+            None => {
+                OsRng.fill_bytes(&mut id);
+                What::Remove {
+                    last,
+                    member: *member,
+                    reason: reason.map(str::to_owned),
+                }
+            }
+        };
         let intents = vec![Intent {
             id: ByteArray::new(id),
-            what: What::Remove {
-                last,
-                member: *member,
-                reason: reason.map(str::to_owned),
-            },
+            what,
         }];
         let (envelope, _) = self.commit("remove", intents, now_ms, move |builder| {
             builder.remove_member(leaf)
@@ -957,32 +978,24 @@ impl Seat {
     pub fn timeline(&self) -> Vec<Line> {
         let counting: BTreeSet<Hash> = counting(&self.cuts, &self.events).into_iter().collect();
         let mut lines = BTreeSet::new();
-        let mut leavers = BTreeSet::new();
         for id in &counting {
             let (author, event) = &self.events[id];
-            match event.kind.as_str() {
-                "post" => {
-                    let post: Post = decode(&event.body).expect("a post");
-                    lines.insert(Line {
-                        order: event.order,
-                        at: event.at,
-                        id: id.into_array(),
-                        what: format!("{}: {}", self.names[author], post.text),
-                    });
-                }
-                "leave" => {
-                    leavers.insert(*author);
-                }
-                _ => {}
+            if event.kind == "post" {
+                let post: Post = decode(&event.body).expect("a post");
+                lines.insert(Line {
+                    order: event.order,
+                    at: event.at,
+                    id: id.into_array(),
+                    what: format!("{}: {}", self.names[author], post.text),
+                });
             }
         }
         for change in &self.commits {
             let joined = change.joined.iter().map(|id| (id, "joined".to_owned(), ""));
-            let removed = change.removed.iter().map(|(id, reason)| {
-                let reason = reason.as_deref().unwrap_or("no reason");
-                if leavers.contains(id) {
-                    (id, "left".to_owned(), "")
-                } else {
+            let removed = change.removed.iter().map(|(id, gone)| match gone {
+                Gone::Left => (id, "left".to_owned(), ""),
+                Gone::Removed(reason) => {
+                    let reason = reason.as_deref().unwrap_or("no reason");
                     (id, format!("was removed: {reason}"), "")
                 }
             });
@@ -1284,7 +1297,7 @@ fn check_proposals(commit: &CommitMessageDescription, note: &CommitNote) {
 }
 
 fn removes(intent: &Intent, id: &Hash) -> bool {
-    matches!(&intent.what, What::Remove { member, .. } if member == id)
+    matches!(&intent.what, What::Remove { member, .. } | What::Release { member, .. } if member == id)
 }
 
 /// SPEC, *Inside a group's envelopes*: what is looked at before anything is processed.

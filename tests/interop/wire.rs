@@ -145,6 +145,10 @@ pub enum What {
         member: Hash,
         reason: Option<String>,
     },
+    Release {
+        last: Option<Hash>,
+        member: Hash,
+    },
     Promote {
         member: Hash,
     },
@@ -198,6 +202,7 @@ pub enum HelpAnswer {
     },
     Out {
         to: Hash,
+        seq: u64,
     },
     Info {
         to: Hash,

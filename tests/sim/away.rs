@@ -2,7 +2,7 @@
 //!
 //! `TRACE=1 cargo test -p tests --test away NAME -- --nocapture` says what happens.
 
-use kith_protocol::{profile::JoinState, time::Span};
+use kith_protocol::{group::LogChange, profile::JoinState, time::Span};
 use tests::sim::{
     Action, Deed, Loss, World,
     scene::{
@@ -367,4 +367,149 @@ fn a_group_of_two_bears_the_absence_of_either() {
         all_post(&mut world, MINUTE);
         holds(&mut world);
     }
+}
+
+// What two sides decide at once about one who comes or goes.
+
+#[test]
+fn who_was_let_in_by_a_steward_whom_the_others_took_out_learns_that_they_are_out() {
+    let mut world = council(580, 7, 2, 2);
+    world.act(Action::Remove { slot: 0, target: 6 });
+    world.run_for(SETTLED);
+    asked(&mut world, Action::Leave { node: 6, slot: 0 });
+    world.act(Action::Invite {
+        slot: 0,
+        uses: 5,
+        life: Span::DAY,
+    });
+    world.run_for(SETTLED);
+    // The steward of higher rank is cut off, lets somebody in and takes the other steward out; but a
+    // removal wins against an admission.
+    part(&mut world, [0, 6, 7], HOUR.times(2));
+    join(&mut world, 6);
+    assert!(until(&mut world, HOUR, |world| world.is_in(6, 0)));
+    does(&mut world, 0, Deed::Remove(1));
+    does(&mut world, 1, Deed::Remove(0));
+    world.run_for(HOUR);
+    post(&mut world, 6);
+    holds(&mut world);
+    assert!(world.is_in(1, 0) && !world.is_in(0, 0));
+    assert!(!world.is_in(6, 0) && !sees(&world, 1, 6));
+}
+
+#[test]
+fn who_is_refused_by_one_steward_and_let_in_by_another_is_in() {
+    for (seed, ahead) in [(581, 0), (582, 1)] {
+        let mut world = doorstep(seed, 5);
+        world.act(Action::SetClock {
+            node: ahead,
+            ms: 50 * 60_000,
+        });
+        world.act(Action::Invite {
+            slot: 0,
+            uses: 5,
+            life: HOUR,
+        });
+        world.run_for(MINUTE.times(30));
+        part(&mut world, [0, 1, 2, 3, 4, 7], HOUR);
+        join(&mut world, 5);
+        world.run_for(HOUR.times(2));
+        holds(&mut world);
+        assert_eq!(world.is_in(5, 0), sees(&world, 3, 5), "seed {seed}");
+        assert_ne!(join_state(&world, 5), Some(JoinState::Waiting));
+    }
+}
+
+#[test]
+fn a_request_made_while_the_clock_was_wrong_is_made_again() {
+    for (seed, off) in [(583, YEAR / 12), (584, -YEAR)] {
+        let mut world = doorstep(seed, 5);
+        world.act(Action::SetClock { node: 5, ms: off });
+        world.act(Action::Invite {
+            slot: 0,
+            uses: 5,
+            life: Span::DAY.times(80),
+        });
+        world.run_for(MINUTE);
+        let asked = world.act(Action::Join { node: 5, slot: 0 });
+        assert!(asked.is_some());
+        world.run_for(HOUR);
+        assert!(world.is_in(5, 0), "off by {off}");
+        post(&mut world, 5);
+        holds(&mut world);
+    }
+}
+
+#[test]
+fn the_only_steward_comes_back_from_an_old_disk_with_a_members_help() {
+    for (seed, helpers) in [(585, 4), (586, 2)] {
+        let mut world = evening(seed, helpers, 2);
+        world.act(Action::CopyDisk { node: 0 });
+        all_post(&mut world, MINUTE);
+        world.act(Action::Invite {
+            slot: 0,
+            uses: 5,
+            life: Span::DAY,
+        });
+        world.run_for(HOUR);
+        world.act(Action::RestoreCopy { node: 0 });
+        world.run_for(HOUR.times(3));
+        post(&mut world, 0);
+        holds(&mut world);
+        assert_eq!(ranks(&world, 1), [0]);
+        assert!(together(&world, [0, 1]));
+    }
+}
+
+// Leaving.
+
+#[test]
+fn two_who_leave_at_once_leave_a_steward_behind() {
+    let mut world = evening(587, 4, 2);
+    // The founder does not know of the other's leaving, and would hand the group to them.
+    part(&mut world, [0, 2, 4], HOUR.times(2));
+    asked(&mut world, Action::Leave { node: 1, slot: 0 });
+    asked(&mut world, Action::Leave { node: 0, slot: 0 });
+    world.run_for(HOUR);
+    holds(&mut world);
+    for node in [2, 3] {
+        assert_eq!(roster(&world, node), [2, 3].into());
+        assert_eq!(ranks(&world, node).len(), 1);
+    }
+}
+
+#[test]
+fn a_wish_to_leave_that_was_said_on_a_branch_that_lost_is_heard() {
+    let mut world = council(588, 6, 2, 3);
+    part(&mut world, [2, 4, 6], HOUR.times(2));
+    does(&mut world, 2, Deed::Remove(0));
+    world.run_for(MINUTE);
+    asked(&mut world, Action::Leave { node: 4, slot: 0 });
+    does(&mut world, 0, Deed::Demote(2));
+    world.run_for(HOUR);
+    holds(&mut world);
+    assert!(!sees(&world, 3, 4));
+}
+
+#[test]
+fn all_members_tell_those_who_left_from_those_who_were_removed() {
+    let mut world = doorstep(589, 6);
+    asked(&mut world, Action::Leave { node: 4, slot: 0 });
+    world.run_for(SETTLED);
+    does(&mut world, 1, Deed::Remove(5));
+    world.run_for(SETTLED);
+    world.act(Action::Invite {
+        slot: 0,
+        uses: 5,
+        life: Span::DAY,
+    });
+    world.run_for(SETTLED);
+    join(&mut world, 6);
+    world.run_for(SETTLED);
+    holds(&mut world);
+    let log = world.group(3, 0).expect("the group").log();
+    let changes = || log.iter().flat_map(|entry| &entry.changes);
+    let left = changes().filter(|change| matches!(change, LogChange::Left(_)));
+    let removed = changes().filter(|change| matches!(change, LogChange::Removed { .. }));
+    assert_eq!((left.count(), removed.count()), (1, 1));
 }

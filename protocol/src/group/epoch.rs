@@ -105,7 +105,6 @@ pub(crate) struct Opened {
 
 /// What a steward gives a member who comes back.
 pub(crate) struct WayBack {
-    pub steward: MemberId,
     pub info: Vec<u8>,
     pub routing: RoutingSecret,
 }
@@ -471,9 +470,6 @@ impl Epoch {
         let roster = roster(&mls)?;
         let ids: Vec<MemberId> = roster.iter().map(|member| member.id).collect();
         let policy = GroupPolicy::from_extensions(mls.extensions(), &ids)?;
-        if policy.rank(&way.steward).is_none() {
-            return Err(GroupError::NotSteward);
-        }
         let meta = EpochMeta {
             parent: None,
             depth: mls.epoch().as_u64(),

@@ -104,7 +104,7 @@ impl Group {
             for intent in &note.intents {
                 // Of what was before this member came back with fresh keys, only removals count:
                 // who is out once never comes back under the same name.
-                if history && !matches!(intent.what, What::Remove { .. }) {
+                if history && intent.what.cut().is_none() {
                     continue;
                 }
                 let done = done.get_or_insert_with(|| self.done_intents());
@@ -127,7 +127,7 @@ impl Group {
         };
         match &intent.what {
             What::Admit { .. } => false, // The request itself is still there.
-            What::Remove { member, .. } => self.is_member(member),
+            What::Remove { member, .. } | What::Release { member, .. } => self.is_member(member),
             What::Promote { member } => {
                 !done.contains(&intent.id)
                     && self.is_member(member)
@@ -155,11 +155,8 @@ impl Group {
     /// Members who are in the tip's epoch although a commit on another branch takes them out.
     pub(super) fn missing_removals(&self) -> Vec<MemberId> {
         let missing = self.missing_intents();
-        let members = missing.iter().filter_map(|missing| match missing.what {
-            What::Remove { member, .. } => Some(*member),
-            _ => None,
-        });
-        members.collect()
+        let cuts = missing.iter().filter_map(|missing| missing.what.cut());
+        cuts.map(|(member, _)| member).collect()
     }
 
     /// Notes since when each change has been missing.
@@ -191,7 +188,7 @@ impl Group {
         for Missing { id, what, by } in self.missing_intents() {
             let since = self.missed.get(&id).copied().unwrap_or(now);
             let at = if by == me { since } else { since.after(delay) };
-            let old = !matches!(what, What::Remove { .. }) && since.after(EPOCH_KEPT) < now;
+            let old = what.cut().is_none() && since.after(EPOCH_KEPT) < now;
             if at > now {
                 later.push(at);
             } else if !old {
@@ -208,7 +205,7 @@ impl Group {
             } else {
                 due.push(Intent {
                     id: IntentId::of_event(&event),
-                    what: self.removal_of(member, None),
+                    what: self.release_of(member),
                 });
             }
         }
@@ -216,19 +213,19 @@ impl Group {
         if !due.is_empty() {
             // No commit reaches somebody whose removal is known.
             let removals = self.missing_intents().into_iter();
-            let removals = removals.filter(|missing| matches!(missing.what, What::Remove { .. }));
+            let removals = removals.filter(|missing| missing.what.cut().is_some());
             due.extend(removals.map(|Missing { id, what, .. }| Intent {
                 id,
                 what: what.clone(),
             }));
         }
-        let due = self.consistent(due);
+        let mut due = self.consistent(due);
+        if self.missing_removals().contains(&me) {
+            due.clear(); // Who is to go themselves decides nothing for others any more.
+        }
         let wished = !self.wishes.is_empty();
         if !due.is_empty() {
-            let class = if due
-                .iter()
-                .any(|intent| matches!(intent.what, What::Remove { .. }))
-            {
+            let class = if due.iter().any(|intent| intent.what.cut().is_some()) {
                 Class::Remove
             } else {
                 Class::Change
@@ -241,7 +238,7 @@ impl Group {
             if promotes {
                 self.announce_invites(context)?;
             }
-        } else if wished {
+        } else if wished && !self.missing_removals().contains(&me) {
             self.wishes.clear(); // Somebody else did it, or it makes no sense any more.
             self.persist_record(context)?;
         }
@@ -262,7 +259,7 @@ impl Group {
             }
             let fits = match &intent.what {
                 What::Admit { .. } => false,
-                What::Remove { member, .. } => {
+                What::Remove { member, .. } | What::Release { member, .. } => {
                     *member != me && self.is_member(member) && out.insert(*member)
                 }
                 What::Promote { member } => {
@@ -298,6 +295,14 @@ impl Group {
         }
     }
 
+    /// The wish to let somebody go who asked to leave.
+    fn release_of(&self, member: MemberId) -> What {
+        What::Release {
+            member,
+            last: self.last_said.get(&member).map(|(_, id)| *id),
+        }
+    }
+
     /// Numbers a commit that fulfils these wishes.
     pub(super) fn note(
         &mut self,
@@ -310,7 +315,7 @@ impl Group {
             seq,
             class,
             order: self.next_order(),
-            at: context.now,
+            at: context.world,
             intents,
         })
     }

@@ -125,7 +125,6 @@ fn every_new_epoch_is_loaded_as_it_is_kept() {
     assert_loaded_as_kept(&followed);
 
     let way = WayBack {
-        steward: ana.public(),
         info: followed.group_info(&GROUP, &ana).unwrap(),
         routing: followed.meta.routing.clone(),
     };

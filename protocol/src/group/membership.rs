@@ -47,6 +47,13 @@ pub const ANSWER_KEPT: Span = Span::DAY.times(7);
 pub const MAX_REQUESTS: usize = 1024;
 /// How many open invites are told again when somebody becomes a steward.
 pub const MAX_ANNOUNCED: usize = 16;
+/// How long a member's device waits at most, after a mailbox holds their wish to leave, for a
+/// steward to let them go: as long as a commit that needs them may still win.
+pub const RELEASE_WAITS: Span = Span::DAY.times(7);
+/// How long the device of a member who leaves after they were taken out waits for that to settle.
+pub const REMOVAL_WAITS: Span = Span::DAY;
+/// How long a group that was left is kept, at most, to let its farewell reach a mailbox.
+pub const FAREWELL_WAITS: Span = Span::DAY.times(30);
 /// The longest time that an invite may last.
 pub const MAX_INVITE_LIFE: Span = Span::DAY.times(90);
 
@@ -99,7 +106,7 @@ impl Group {
         let seed = InviteSeed(seed);
         let keys = InviteKeys::new(&seed);
         let life = life.min(MAX_INVITE_LIFE);
-        let expires = context.now.after(life);
+        let expires = context.world.after(life);
         let uses = uses.max(1);
         let community = self
             .policy()
@@ -183,14 +190,18 @@ impl Group {
     ///
     /// Gives `true` when nobody else is in the group: it can go at once.
     pub(crate) fn leave(&mut self, context: &mut Context<'_>) -> Result<bool, GroupError> {
-        if self.removal().is_some() || self.roster().len() <= 1 {
+        let tip = self.tip_epoch()?;
+        let settled = self.recovery.out().is_some() || self.tree.has_majority(tip);
+        if tip.meta.roster.len() <= 1 || (self.removal().is_some() && settled) {
             return Ok(true);
         }
         if self.status != Status::Active {
             return Ok(false);
         }
         let unconfirmed = self.hand_over(context)?;
-        self.say(Body::Leave, context)?;
+        // Said also by who was taken out, in case that the commit which did it loses.
+        self.write_down(Body::Leave, context)?;
+        self.send_unsent(context)?;
         self.status = Status::Leaving {
             unconfirmed,
             since: context.now,
@@ -212,9 +223,11 @@ impl Group {
             let others = self.roster().iter().map(|member| member.id);
             others.filter(|id| *id != me)
         };
-        let staying = others().find(|id| !self.leavers.contains_key(id));
-        let heir = staying.or_else(|| others().next());
+        let heir = others().find(|id| !self.leavers.contains_key(id));
         let heir = heir.filter(|_| policy.stewards.len() < 2);
+        if heir.is_none() && policy.stewards.len() < 2 {
+            return Ok(Vec::new()); // Everybody is leaving.
+        }
         let heir = heir.map(|member| What::Promote { member });
         let mut intents = Vec::new();
         for what in heir.into_iter().chain([What::Demote { member: me }]) {
@@ -246,35 +259,49 @@ impl Group {
         Ok(())
     }
 
-    /// Notes that a mailbox holds an envelope of a member who is leaving. Gives `true` when the
-    /// group can go: nothing that they had to say is missing there.
+    /// Notes that a mailbox holds an envelope of a member who is leaving.
     pub(crate) fn farewell_stored(
         &mut self,
         envelope: &EnvelopeId,
         context: &mut Context<'_>,
-    ) -> Result<bool, GroupError> {
+    ) -> Result<(), GroupError> {
         let Status::Leaving { unconfirmed, .. } = &mut self.status else {
-            return Ok(false);
+            return Ok(());
         };
         let before = unconfirmed.len();
         unconfirmed.retain(|waiting| waiting != envelope);
-        let (left, changed) = (unconfirmed.len(), unconfirmed.len() != before);
-        if changed {
+        if unconfirmed.len() != before {
             self.persist_record(context)?;
         }
+        Ok(())
+    }
+
+    /// Tells whether a mailbox holds all that a member who is leaving had to say.
+    pub(crate) fn has_said_farewell(&self) -> bool {
+        let Status::Leaving { unconfirmed, .. } = &self.status else {
+            return false;
+        };
         let me = self.me();
         let own = self.events.values();
         let mut own = own.filter(|stored| stored.signed.author == me);
-        let said = changed || self.sent.contains_key(envelope);
-        Ok(said && left == 0 && own.all(|stored| stored.confirmed.is_some()))
+        unconfirmed.is_empty() && own.all(|stored| stored.confirmed.is_some())
     }
 
-    /// Since when the member has been leaving.
-    pub(crate) fn leaving_since(&self) -> Option<Time> {
-        match self.status {
-            Status::Leaving { since, .. } => Some(since),
-            Status::Active => None,
-        }
+    /// Tells whether the group of a member who is leaving can go: nobody needs their device any
+    /// more. Until a steward has let them go, somebody who does not know that they are leaving may
+    /// hand them the stewards' role.
+    pub(crate) fn can_go(&self, now: Time) -> bool {
+        let Status::Leaving { since, .. } = self.status else {
+            return false;
+        };
+        let others = self.roster().iter().map(|member| member.id);
+        let stays = |id: &MemberId| *id != self.me() && !self.leavers.contains_key(id);
+        let needed = self.removal().is_none() && others.into_iter().any(|id| stays(&id));
+        let said = self.has_said_farewell();
+        let over = |wait: Span| since.after(wait) < now;
+        (said && (!needed || over(RELEASE_WAITS)))
+            || (self.removal().is_some() && over(REMOVAL_WAITS))
+            || over(FAREWELL_WAITS)
     }
 
     /// Takes an envelope from an invite's inbox.
@@ -287,13 +314,23 @@ impl Group {
         let known = self.invites.get(&invite).ok_or(GroupError::NoSuchInvite)?;
         let content = envelope.open(&known.keys.inbox().key())?;
         let payload = codec::decode(&content).map_err(|_| GroupError::Malformed)?;
-        let InboxPayload::Request {
-            join,
-            encapsulated,
-            sealed,
-        } = payload
-        else {
-            return Ok(()); // A reply: another steward's, or our own.
+        let (join, encapsulated, sealed) = match payload {
+            InboxPayload::Request {
+                join,
+                encapsulated,
+                sealed,
+            } => (join, encapsulated, sealed),
+            InboxPayload::Reply { reply, signature } => {
+                let reply = known.keys.open_reply(&reply, &signature);
+                return match reply {
+                    // Who was told no is not let in behind that steward's back.
+                    Some(Reply::Refusal { join, .. }) if !self.is_admitted(&join) => {
+                        self.forget_request(&join, context)
+                    }
+                    _ => Ok(()),
+                };
+            }
+            InboxPayload::Part { .. } => return Ok(()), // Of a Welcome, another steward's or our own.
         };
         if self.requests.contains_key(&join) {
             return Ok(());
@@ -326,11 +363,11 @@ impl Group {
             if let Some(rank) = self.rank() {
                 next.push(self.fulfil_intents(rank, context)?);
                 next.push(self.answer_requests(rank, context)?);
-                next.push(self.answer_asks(rank, context)?);
             }
             self.refresh_keys(context)?;
             next.push(self.acknowledge(context)?);
         }
+        next.push(self.answer_asks(context)?);
         if let Some(at) = next.into_iter().flatten().min() {
             context.out.push(Output::Timer(at));
         }
@@ -415,7 +452,7 @@ impl Group {
             let invite = request.invite;
             let taken = admits.iter().filter(|(of, _)| *of == invite).count() as u32;
             let judged = self
-                .judge_request(request, taken, context.now)
+                .judge_request(request, taken, context.world)
                 .and_then(|()| {
                     let (package, member) =
                         read_key_package(&request.key_package).map_err(|_| Refusal::Invalid)?;
@@ -652,7 +689,7 @@ impl Group {
 
     /// Tells open invites again, for stewards who came in after they were made.
     pub(super) fn announce_invites(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
-        let now = context.now;
+        let now = context.world;
         let open = self.invites.iter();
         let open = open.filter(|(id, known)| known.expires > now && self.is_open(id, known));
         let open: Vec<Body> = open

@@ -100,6 +100,11 @@ pub(crate) enum What {
         reason: Option<String>,
         last: Option<EventId>,
     },
+    /// A member who asked to leave goes out; of what they said, `last` and what it follows counts.
+    Release {
+        member: MemberId,
+        last: Option<EventId>,
+    },
     /// A member becomes a steward, of the lowest rank.
     Promote { member: MemberId },
     /// A steward becomes an ordinary member.
@@ -117,10 +122,7 @@ impl CommitNote {
 
     /// Who goes out, with the last of their events that counts.
     pub(crate) fn cuts(&self) -> impl Iterator<Item = (MemberId, Option<EventId>)> {
-        self.intents.iter().filter_map(|intent| match intent.what {
-            What::Remove { member, last, .. } => Some((member, last)),
-            _ => None,
-        })
+        self.intents.iter().filter_map(|intent| intent.what.cut())
     }
 
     /// Why this member goes out.
@@ -129,6 +131,18 @@ impl CommitNote {
             What::Remove { member, reason, .. } if member == of => reason.as_ref(),
             _ => None,
         })
+    }
+}
+
+impl What {
+    /// Who goes out, with the last of their events that counts.
+    pub(crate) fn cut(&self) -> Option<(MemberId, Option<EventId>)> {
+        match self {
+            Self::Remove { member, last, .. } | Self::Release { member, last } => {
+                Some((*member, *last))
+            }
+            Self::Admit { .. } | Self::Promote { .. } | Self::Demote { .. } => None,
+        }
     }
 }
 
@@ -153,6 +167,7 @@ impl std::fmt::Debug for What {
         f.write_str(match self {
             Self::Admit { .. } => "Admit",
             Self::Remove { .. } => "Remove(redacted)",
+            Self::Release { .. } => "Release",
             Self::Promote { .. } => "Promote",
             Self::Demote { .. } => "Demote",
         })

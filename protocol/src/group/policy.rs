@@ -91,7 +91,9 @@ impl GroupPolicy {
         for intent in &note.intents {
             match &intent.what {
                 What::Admit { .. } => {}
-                What::Remove { member, .. } => policy.stewards.retain(|id| id != member),
+                What::Remove { member, .. } | What::Release { member, .. } => {
+                    policy.stewards.retain(|id| id != member);
+                }
                 What::Promote { member } if policy.rank(member).is_none() => {
                     policy.stewards.push(*member);
                 }

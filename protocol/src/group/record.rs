@@ -60,6 +60,9 @@ pub(crate) struct JoinRecord {
     pub name: Name,
     pub link: String,
     pub envelope: EnvelopeId,
+    /// What the envelope holds, to seal it again if this device's clock was wrong.
+    #[serde(default, with = "serde_bytes")]
+    pub request: Vec<u8>,
     pub since: Time,
     pub state: crate::profile::JoinState,
     #[serde(with = "serde_bytes")]

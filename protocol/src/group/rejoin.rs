@@ -55,6 +55,11 @@ pub const MAX_ASKS: usize = 64;
 pub const HELP_KEPT: Span = Span::DAY.times(90);
 /// To how many former topics a question is sent, and how many are listened to.
 pub const MAX_HELP_TOPICS: usize = 4;
+/// How many topics of branches that lost stewards listen to as well: who was let in there does not
+/// know the others.
+pub const MAX_LOST_TOPICS: usize = 4;
+/// How many members stand in for other stewards when the only one asks for help.
+pub const MAX_HELPERS: usize = 20;
 /// By how much the message numbers of a member who comes back jump: what the lost copy used
 /// beyond what anybody knows of is never used again.
 pub const NUMBER_JUMP: u64 = 1_000_000;
@@ -119,7 +124,11 @@ enum Answer {
     /// Nothing is missing that mailboxes do not have.
     Current { to: AskId },
     /// The asker is not in the group any more.
-    Out { to: AskId },
+    Out {
+        to: AskId,
+        /// The number of the steward's latest message.
+        seq: u64,
+    },
     /// The way back.
     Info {
         to: AskId,
@@ -177,10 +186,21 @@ pub(crate) struct Recovery {
     /// A steward said that nothing is missing.
     fine: Option<Time>,
     /// A steward said that this member is out.
-    out: Option<(MemberId, Time)>,
+    out: Option<Out>,
+    /// A steward of where this newcomer came in, whom the others there have taken out since, said
+    /// that they are out; believed unless somebody contradicts it within [`ASK_AGAIN`].
+    said_out: Option<Out>,
     /// Questions of others that wait for this steward's turn; not kept.
     #[serde(skip)]
     asks: BTreeMap<AskId, Waiting>,
+}
+
+/// Who said that this member is out, when, and the number of their latest message then.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Out {
+    pub by: MemberId,
+    pub at: Time,
+    seq: u64,
 }
 
 #[derive(Clone)]
@@ -215,6 +235,9 @@ impl Recovery {
             &mut self.stranger,
             &mut self.fine,
         ];
+        if let Some(said) = &mut self.said_out {
+            said.at = said.at.min(now);
+        }
         for time in times.into_iter().flatten() {
             *time = (*time).min(now);
         }
@@ -234,7 +257,7 @@ impl Recovery {
     }
 
     /// Which steward said that this member is out, and when.
-    pub(super) fn out(&self) -> Option<(MemberId, Time)> {
+    pub(super) fn out(&self) -> Option<Out> {
         self.out
     }
 }
@@ -289,18 +312,29 @@ impl Group {
         if !self.in_touch || self.removal().is_some() || self.roster().len() < 2 {
             return Ok(None);
         }
-        let first = self.waiting.values().flat_map(BTreeMap::values).min();
-        let late = first.map(|since| since.after(self.patience(now)));
+        let late = self
+            .first_waiting(now)
+            .map(|since| since.after(self.patience(now)));
         let late = late.into_iter().chain(self.doubts()).min();
         let since = if self.recovery.old_copy {
-            Some(now)
+            // Two devices of one member do not throw each other out without a pause.
+            let again = self.recovery.back.map(|back| back.after(ASK_AGAIN));
+            Some(again.map_or(now, |again| again.max(now)))
         } else {
             late
         };
         let Some(since) = since else {
             self.recovery.way = None; // What was missing has come.
+            self.recovery.said_out = None;
             return Ok(None);
         };
+        if let Some(said) = self.recovery.said_out {
+            let due = said.at.after(ASK_AGAIN);
+            if due > now {
+                return Ok(Some(due));
+            }
+            return self.take_oneself_for_out(said, context).map(|()| None);
+        }
         if let Some((learned, _)) = &self.recovery.way {
             let spread = u64::from(self.me().as_bytes()[1]) * WAY_BACK_SPREAD.as_ms() / 256;
             let due = learned.after(WAY_BACK_WAITS).after(Span::from_ms(spread));
@@ -434,14 +468,47 @@ impl Group {
         topics
     }
 
-    /// The help topics that this member listens to: a steward always, others while they ask.
+    /// The help topics that this member listens to: others' while they help, their own while they
+    /// ask.
     pub(crate) fn watched_help(&self, now: Time) -> Vec<RoutingSecret> {
         let asks = self.recovery.asked.is_some() && self.removal().is_none();
-        if (self.rank().is_some() && self.check_in().is_ok()) || asks {
-            self.help_topics(now)
-        } else {
-            Vec::new()
+        let helps = self.help_turn().is_some();
+        let mut topics = Vec::new();
+        if helps || asks {
+            topics = self.help_topics(now);
         }
+        if helps {
+            topics.extend(self.lost_help_topics(now, &topics));
+        }
+        topics
+    }
+
+    /// The help topics of branches that lost: who came in there asks on them.
+    fn lost_help_topics(&self, now: Time, known: &[RoutingSecret]) -> Vec<RoutingSecret> {
+        let recent = |epoch: &&Epoch| epoch.meta.made.after(HELP_KEPT) > now;
+        let mut losers: Vec<&Epoch> = self.tree.losers().filter(recent).collect();
+        losers.sort_by_key(|epoch| (epoch.meta.made, epoch.id));
+        let mut topics: Vec<RoutingSecret> = Vec::new();
+        for epoch in losers.into_iter().rev() {
+            let help = epoch.meta.routing.help();
+            let new = !topics.contains(&help) && !known.contains(&help);
+            if new && topics.len() < MAX_LOST_TOPICS {
+                topics.push(help);
+            }
+        }
+        topics
+    }
+
+    /// When it is this member's turn to help, were they to leave as well, counted in [`RANK_DELAY`]s: stewards by rank. To the
+    /// only steward others can be of help too, in the order of the roster.
+    fn help_turn(&self) -> Option<usize> {
+        let policy = self.policy().filter(|_| self.removal().is_none())?;
+        if policy.stewards.len() > 1 || self.rank().is_some() {
+            return self.rank();
+        }
+        let me = self.me();
+        let place = self.roster().iter().position(|member| member.id == me)?;
+        Some(place + 1).filter(|turn| *turn <= MAX_HELPERS)
     }
 
     /// Takes an envelope from a help topic.
@@ -505,15 +572,17 @@ impl Group {
         }
     }
 
-    /// Answers those who asked, once it is this steward's turn. Gives when the next is due.
+    /// Answers those who asked, once it is this member's turn. Gives when the next is due.
     pub(super) fn answer_asks(
         &mut self,
-        rank: usize,
         context: &mut Context<'_>,
     ) -> Result<Option<Time>, GroupError> {
-        let due = |waiting: &Waiting| waiting.received.after(RANK_DELAY.times(rank as u64));
+        let helps = self.in_touch && !self.recovery.old_copy;
+        let Some(turn) = self.help_turn().filter(|_| helps) else {
+            return Ok(None);
+        };
         let ready = self.recovery.asks.iter();
-        let ready = ready.filter(|(_, waiting)| due(waiting) <= context.now);
+        let ready = ready.filter(|(_, waiting)| self.answer_due(turn, waiting) <= context.now);
         let ready: Vec<AskId> = ready.map(|(to, _)| *to).collect();
         for to in ready {
             let Some(waiting) = self.recovery.asks.remove(&to) else {
@@ -522,7 +591,16 @@ impl Group {
             // What cannot be answered to one does not keep others from their answers.
             let _ = self.answer_ask(to, &waiting, context);
         }
-        Ok(self.recovery.asks.values().map(due).min())
+        let waiting = self.recovery.asks.values();
+        Ok(waiting.map(|waiting| self.answer_due(turn, waiting)).min())
+    }
+
+    fn answer_due(&self, turn: usize, Waiting { ask, received, .. }: &Waiting) -> Time {
+        let due = received.after(RANK_DELAY.times(turn as u64));
+        if !self.is_member(&ask.member) && !self.tree.contains(&ask.tip) {
+            return due.after(REPAIR_AFTER); // What let them in may be on its way to here.
+        }
+        due
     }
 
     fn answer_ask(
@@ -531,7 +609,7 @@ impl Group {
         Waiting { ask, topics, .. }: &Waiting,
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
-        let ours = self.help_topics(context.now);
+        let ours = self.watched_help(context.now);
         let Some(topic) = topics.iter().find(|topic| ours.contains(topic)) else {
             return Ok(());
         };
@@ -576,11 +654,15 @@ impl Group {
     /// What a steward answers; nothing while it may be this steward who cannot follow.
     fn judge_ask(&self, to: AskId, ask: &Ask, now: Time) -> Result<Option<Answer>, GroupError> {
         let tip = self.tip_epoch()?;
+        if self.rank().is_none() && !self.is_steward(&ask.member) {
+            return Ok(None); // They would not take it from this member.
+        }
         if !ask.old_copy && self.weigh(&ask.seen) == Ordering::Less {
             return Ok(None);
         }
         if !self.is_member(&ask.member) {
-            return Ok(Some(Answer::Out { to }));
+            let seq = self.seq;
+            return Ok(Some(Answer::Out { to, seq }));
         }
         if !self.may_send() {
             return Ok(None);
@@ -670,17 +752,26 @@ impl Group {
             return Err(GroupError::Malformed);
         }
         // Only somebody whom this member knows as a steward: others could lead them anywhere.
-        if !self.is_steward(&signed.steward) {
-            return Err(GroupError::NotSteward);
-        }
+        let steward = self.is_steward(&signed.steward);
+        let helps = steward || (self.is_only_steward() && self.is_member(&signed.steward));
         match codec::decode(&signed.answer).map_err(|_| GroupError::Malformed)? {
-            Answer::Current { to: answered } if answered == to => self.forget_bogus(context),
-            Answer::Out { to: answered } if answered == to => {
-                self.recovery.asked = None;
-                self.recovery.out = Some((signed.steward, context.now));
-                context.notify(Notice::Group { group: self.id });
-                self.persist_record(context)
+            Answer::Out { to: answered, seq } if answered == to && steward => {
+                let (by, at) = (signed.steward, context.now);
+                self.take_oneself_for_out(Out { by, at, seq }, context)
             }
+            Answer::Out { to: answered, seq }
+                if answered == to && self.may_doubt(&signed.steward) =>
+            {
+                let (by, at) = (signed.steward, context.now);
+                self.recovery.said_out.get_or_insert(Out { by, at, seq });
+                self.persist_record(context)?;
+                context
+                    .out
+                    .push(Output::Timer(context.now.after(ASK_AGAIN)));
+                Ok(())
+            }
+            _ if !helps => Err(GroupError::NotSteward),
+            Answer::Current { to: answered } if answered == to => self.be_calm(context),
             Answer::Info {
                 to: answered,
                 epoch,
@@ -701,7 +792,9 @@ impl Group {
                     order,
                     seq,
                 };
-                self.recovery.way = Some((context.now, way));
+                self.recovery.said_out = None;
+                let learned = self.recovery.way.as_ref().map(|(learned, _)| *learned);
+                self.recovery.way = Some((learned.unwrap_or(context.now), way));
                 self.persist_record(context)?;
                 let next = self.seek_help(context)?;
                 context.out.extend(next.map(Output::Timer));
@@ -711,15 +804,50 @@ impl Group {
         }
     }
 
-    /// What waits for so long waits for nothing: some member's program made it up.
-    fn forget_bogus(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
+    fn is_only_steward(&self) -> bool {
+        let policy = self.policy();
+        policy.is_some_and(|policy| policy.stewards.as_slice() == [self.me()])
+    }
+
+    /// Tells whether somebody who is a steward no longer may make this newcomer doubt that they
+    /// are in: they were one where the newcomer came in, and less than half of the stewards there
+    /// are known to stand for it. Perhaps it is the other side that was taken out.
+    fn may_doubt(&self, steward: &MemberId) -> bool {
+        let root = self.tree.path().next();
+        root.is_some_and(|root| {
+            root.meta.policy.rank(steward).is_some() && !self.tree.has_majority(root)
+        })
+    }
+
+    fn take_oneself_for_out(
+        &mut self,
+        out: Out,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
         self.recovery.asked = None;
+        self.recovery.said_out = None;
+        self.recovery.out = Some(out);
+        context.notify(Notice::Group { group: self.id });
+        self.persist_record(context)
+    }
+
+    /// Since when the first envelope waits for a commit, but for those of which a steward has said
+    /// within a day that nothing is missing: their commit is under way, or was made up.
+    pub(super) fn first_waiting(&self, now: Time) -> Option<Time> {
+        let told = self.recovery.fine;
+        let told = told.filter(|told| told.after(DOUBT_AGAIN) > now);
+        let waiting = self.waiting.values().flat_map(BTreeMap::values);
+        let new = |since: &&Time| told.is_none_or(|told| **since > told);
+        waiting.filter(new).min().copied()
+    }
+
+    /// All is well: what waits is on its way or, if some member's program made it up, goes by age.
+    fn be_calm(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
+        self.recovery.asked = None;
+        self.recovery.said_out = None;
         self.recovery.fine = Some(context.now);
         self.recovery.long_away = None;
         self.recovery.stranger = None;
-        let now = context.now;
-        let patience = self.patience(now);
-        self.forget_waiting(|since| since.after(patience) <= now, context);
         context.out.push(Output::Watching);
         self.persist_record(context)
     }
@@ -734,7 +862,6 @@ impl Group {
             seq,
         } = way;
         let way = WayBack {
-            steward,
             info,
             routing: routing.clone(),
         };
@@ -750,12 +877,12 @@ impl Group {
             seq,
             class: Class::Rejoin,
             order: self.next_order(),
-            at: context.now,
+            at: context.world,
             intents: Vec::new(),
         };
         let (epoch, mls) = Epoch::rejoin(&self.id, &self.key, &card, way, note, context.now)?;
-        if self.knows_removed_in(&epoch) {
-            return Ok(()); // Asked again later: they are about to be taken out there too.
+        if !self.is_led_well(&steward, &epoch) || self.knows_removed_in(&epoch) {
+            return Ok(()); // Asked again later: who is known to be out may be taken out there too.
         }
         let payload = Payload::Rejoin { parent, mls };
         let envelopes = self.seal(&routing, &payload, context)?;
@@ -772,6 +899,32 @@ impl Group {
         self.add_epoch(epoch, context)?;
         context.out.extend(envelopes.into_iter().map(Output::Keep));
         self.send_unsent(context)
+    }
+
+    /// Tells whether the way back that a member told leads to where the group may be: a steward
+    /// knows, and where this member is the only steward nobody else has become one.
+    fn is_led_well(&self, by: &MemberId, epoch: &Epoch) -> bool {
+        let stewards = &epoch.meta.policy.stewards;
+        let known = self.is_steward(by) && stewards.contains(by);
+        known || (self.is_only_steward() && stewards.as_slice() == [self.me()])
+    }
+
+    /// Believes to be in again once who said otherwise is seen to stand here, or the stewards of
+    /// where this newcomer came in stand for it.
+    pub(super) fn reconsider(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
+        let Some(Out { by, seq, .. }) = self.recovery.out else {
+            return Ok(());
+        };
+        let vote = self.tree.vote(&by);
+        let here = vote.is_some_and(|vote| vote.seq > seq && self.tree.is_on_path(&vote.epoch));
+        let root = self.tree.path().next();
+        let settled = root.is_some_and(|root| self.tree.has_majority(root));
+        if here || (settled && !self.is_steward(&by)) {
+            self.recovery.forget_out();
+            context.notify(Notice::Group { group: self.id });
+            self.persist_record(context)?;
+        }
+        Ok(())
     }
 
     /// Tells whether somebody is in an epoch whose removal this member knows.

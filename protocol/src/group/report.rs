@@ -139,11 +139,7 @@ impl Group {
     /// The log of changes on the way from where this member came in, or came back with fresh keys,
     /// to where they stand.
     pub fn log(&self) -> Vec<LogEntry> {
-        let left: Vec<MemberId> = self.leavers.keys().copied().collect();
-        self.tree
-            .path()
-            .map(|epoch| log_entry(epoch, &left))
-            .collect()
+        self.tree.path().map(log_entry).collect()
     }
 
     /// What keeps this group from working as it should; empty if all is well.
@@ -167,11 +163,10 @@ impl Group {
         if !members.is_empty() {
             problems.push(Problem::RemovalPending { members });
         }
-        let since = self.waiting.values().flat_map(|waiting| waiting.values());
-        if let Some(since) = since.min() {
+        if let Some(since) = self.first_waiting(Time::from_ms(0)) {
             problems.push(Problem::MissingChanges {
                 envelopes: self.waiting_len,
-                since: *since,
+                since,
             });
         }
         if let Some(at) = self.recovery.asked_at() {
@@ -181,11 +176,11 @@ impl Group {
     }
 }
 
-fn log_entry(epoch: &Epoch, left: &[MemberId]) -> LogEntry {
+fn log_entry(epoch: &Epoch) -> LogEntry {
     let note = epoch.meta.note.as_ref();
     let change = |intent: &Intent| match &intent.what {
         What::Admit { .. } => None, // Said by who came in.
-        What::Remove { member, .. } if left.contains(member) => Some(LogChange::Left(*member)),
+        What::Release { member, .. } => Some(LogChange::Left(*member)),
         What::Remove { member, reason, .. } => Some(LogChange::Removed {
             member: *member,
             reason: reason.clone(),

@@ -8,7 +8,7 @@ use super::{
     note::{Class, What},
 };
 use crate::{
-    event::{Body, SignedEvent},
+    event::SignedEvent,
     id::{EventId, MemberId},
     view::{Entry, EntryKind},
 };
@@ -29,17 +29,12 @@ impl Group {
             .map(|stored| &stored.signed)
             .filter(|signed| counted.has(signed))
             .collect();
-        let left: BTreeSet<MemberId> = said
-            .iter()
-            .filter(|signed| signed.event.body == Body::Leave)
-            .map(|signed| signed.author)
-            .collect();
         let mut entries: Vec<Entry> = said
             .into_iter()
             .filter_map(|signed| self.said(signed))
             .collect();
         for epoch in self.history() {
-            entries.extend(changes(epoch, &left));
+            entries.extend(changes(epoch));
         }
         entries.sort_by_key(Entry::position);
         entries
@@ -68,10 +63,7 @@ impl Group {
         let path = self.history();
         let notes = path.iter().filter_map(|epoch| epoch.meta.note.as_ref());
         let missing = self.missing_intents();
-        let lost = missing.iter().filter_map(|missing| match missing.what {
-            What::Remove { member, last, .. } => Some((*member, *last)),
-            _ => None,
-        });
+        let lost = missing.iter().filter_map(|missing| missing.what.cut());
         for (member, last) in notes.flat_map(|note| note.cuts()).chain(lost) {
             if cut.contains_key(&member) {
                 continue;
@@ -93,7 +85,7 @@ impl Group {
 }
 
 /// The lines that a commit makes.
-fn changes(epoch: &Epoch, left: &BTreeSet<MemberId>) -> Vec<Entry> {
+fn changes(epoch: &Epoch) -> Vec<Entry> {
     let Some(note) = &epoch.meta.note else {
         return Vec::new();
     };
@@ -111,9 +103,7 @@ fn changes(epoch: &Epoch, left: &BTreeSet<MemberId>) -> Vec<Entry> {
     let joined = joined.map(|member| entry(b"", member.id, EntryKind::Joined));
     let others = note.intents.iter().filter_map(|intent| match &intent.what {
         What::Admit { .. } => None,
-        What::Remove { member, .. } if left.contains(member) => {
-            Some(entry(b"", *member, EntryKind::Left))
-        }
+        What::Release { member, .. } => Some(entry(b"", *member, EntryKind::Left)),
         What::Remove { member, reason, .. } => {
             let reason = reason.clone();
             Some(entry(b"", *member, EntryKind::Removed { reason }))

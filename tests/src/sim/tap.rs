@@ -139,7 +139,10 @@ fn read(kind: &str, fields: Fields) -> Option<Tapped> {
     } = fields;
     let mls = mls?;
     let Note { seq, intents } = note(&mls)?;
-    let removed = |intent: Intent| intent.what.get("remove").and_then(|what| what.member);
+    let removed = |intent: Intent| {
+        let what = intent.what.get("remove").or(intent.what.get("release"));
+        what.and_then(|what| what.member)
+    };
     let child = EpochId::of(&mls);
     match kind {
         "message" => Some(Tapped::Message { epoch: epoch?, seq }),
