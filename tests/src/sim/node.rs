@@ -218,14 +218,15 @@ impl Node {
         self.disk = disk;
     }
 
-    /// A changed program tells its own profile that all topics were compared with a mailbox.
+    /// A changed program tells its own profile that all topics were compared with a mailbox, whose
+    /// clock it does not lie about: its other promises hold.
     pub fn pretend_synced(&mut self, now: Time) {
         let local = self.local(now);
         let watched = self.profile().map(|profile| profile.watched(local));
         for topic in watched.into_iter().flatten() {
             let topic = topic.routing.key().topic();
             self.step(local, |at| {
-                let server_now = at.now;
+                let server_now = now;
                 at.handle_profile(profile::Input::Synced { topic, server_now }, None);
             });
         }

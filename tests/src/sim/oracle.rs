@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kith_protocol::{
-    group::{Group, LogEntry},
+    group::{Group, LogEntry, Problem},
     id::{EventId, InviteId, MemberId},
     profile::{JoinState, Kind},
     time::{Span, Time},
@@ -13,7 +13,7 @@ use kith_protocol::{
 use super::{
     action::Action,
     ledger::{Failure, FailureKind, Post},
-    world::World,
+    world::{World, pseudonym},
 };
 
 /// How long things may take to settle after healing: first a while that is mostly enough, then
@@ -127,6 +127,16 @@ impl World {
             if members.is_empty() {
                 continue;
             }
+            let (lost, sound): (Vec<usize>, Vec<usize>) =
+                members.iter().partition(|node| self.is_lost(**node, slot));
+            // Who lost their keys is brought back by another steward or, as the only steward, by
+            // any other member. Where there is none, nobody can.
+            let helped = self.has_honest_steward(slot, &sound)
+                || (!sound.is_empty() && self.has_honest_steward(slot, &lost));
+            let members = if helped { members } else { sound };
+            if members.is_empty() {
+                continue;
+            }
             let governed = self.has_honest_steward(slot, &members);
             let mut say = |kind, text: String| {
                 let at = self.now;
@@ -194,8 +204,11 @@ impl World {
             .filter_map(|node| Some(self.group(*node, slot)?.me()))
             .collect();
         for member in group.roster() {
-            if !present.contains(&member.id) && !self.is_excused(&member.id) {
-                let who = member.name.as_str();
+            let who = member.name.as_str();
+            // Who has gone for ever may never have heard that they were let in.
+            let gone = |node: &usize| self.nodes[*node].gone && pseudonym(*node).as_str() == who;
+            let gone = (0..self.persons()).any(|node| gone(&node));
+            if !present.contains(&member.id) && !gone && !self.is_excused(&member.id) {
                 say(
                     FailureKind::Ghost,
                     format!("{who} is in the roster and not in the group"),
@@ -219,10 +232,30 @@ impl World {
         })
     }
 
-    /// Whose absence is no fault of the group: who has gone for ever, or cheats.
+    /// Whether a member's device knows that its keys are not what they were, and waits for help.
+    fn is_lost(&self, node: usize, slot: usize) -> bool {
+        let problems = self.group(node, slot).map(Group::problems);
+        problems.is_some_and(|problems| problems.contains(&Problem::OldCopy))
+    }
+
+    /// Whose absence is no fault of the group: who has gone for ever, cheats, or lost the group
+    /// with their disk.
     fn is_excused(&self, member: &MemberId) -> bool {
         let node = self.ledger.node_of(member);
-        node.is_some_and(|node| self.nodes[node].gone || !self.is_honest(node))
+        let lost = |node: usize| self.watches[node].damaged || self.watches[node].old_copy;
+        node.is_some_and(|node| {
+            let (gone, cheats) = (self.nodes[node].gone, !self.is_honest(node));
+            gone || cheats || (lost(node) && !self.has_record(node, member))
+        })
+    }
+
+    /// Whether a node is in some group under this pseudonym.
+    fn has_record(&self, node: usize, member: &MemberId) -> bool {
+        let mut slots = 0..self.slots.len();
+        slots.any(|slot| {
+            self.group(node, slot)
+                .is_some_and(|group| group.me() == *member)
+        })
     }
 
     fn check_steward(
@@ -311,7 +344,9 @@ impl World {
                 me.is_some_and(|me| meant.contains(&me)) && !self.may_miss(**node, post)
             };
             let readers: Vec<usize> = members.iter().filter(reads).copied().collect();
-            let counts = (author_in || left.contains(&post.by)) && !post.void;
+            // What was still on a device that has gone for ever has gone with it.
+            let void = post.void || self.nodes[post.author].gone;
+            let counts = (author_in || left.contains(&post.by)) && !void;
             let times = |node: &usize| shown[node].get(&post.event).copied().unwrap_or(0);
             let some = readers.iter().any(|node| times(node) > 0);
             for node in &readers {

@@ -174,7 +174,7 @@ pub(super) struct Watch {
     pub(super) old_copy: bool,
     copy: Option<(Time, Disk)>,
     /// Its disk has lost something that was flushed.
-    damaged: bool,
+    pub(super) damaged: bool,
     pub(super) withholds: Option<Withholding>,
     /// When it was away for so long that mailboxes may have dropped what it missed.
     pub(super) missed: Vec<(Time, Time)>,
@@ -1350,7 +1350,10 @@ impl World {
         );
         machine.become_twin(whose, disk);
         self.nodes[twin] = machine;
-        self.watches[twin] = Watch::default();
+        self.watches[twin] = Watch {
+            damaged: self.watches[node].damaged, // The copy is of that very disk.
+            ..Watch::default()
+        };
         self.twins.insert(twin, node);
         self.dishonest.extend([node, twin]);
         let cheats = |post: &&mut Post| post.author == node;
@@ -1754,6 +1757,7 @@ impl World {
     }
 }
 
-fn pseudonym(node: usize) -> Name {
+/// The name that a node's member goes by.
+pub(super) fn pseudonym(node: usize) -> Name {
     Name::new(&format!("Member {node}")).expect("a name")
 }
