@@ -64,7 +64,11 @@ impl Group {
         let notes = path.iter().filter_map(|epoch| epoch.meta.note.as_ref());
         let missing = self.missing_intents();
         let lost = missing.iter().filter_map(|missing| missing.what.cut());
-        for (member, last) in notes.flat_map(|note| note.cuts()).chain(lost) {
+        // Who is in was never taken out: the way that this member left when they came back with fresh
+        // keys may since have been found to lead elsewhere.
+        let done = notes.flat_map(|note| note.cuts());
+        let done = done.filter(|(member, _)| !self.is_member(member));
+        for (member, last) in done.chain(lost) {
             if cut.contains_key(&member) {
                 continue;
             }
