@@ -18,6 +18,7 @@ mod policy;
 mod record;
 mod rejoin;
 mod report;
+mod stand;
 mod storage;
 mod timeline;
 mod tree;
@@ -29,7 +30,7 @@ use rand_core::CryptoRngCore;
 pub(crate) use self::{
     epoch::{CIPHERSUITE, Candidate, Epoch, join},
     policy::fits,
-    record::{JoinRecord, StoredEvent, Waiting},
+    record::{Held, JoinRecord, StoredEvent, Waiting},
     storage::EpochStorage,
 };
 pub use self::{
@@ -39,6 +40,7 @@ pub use self::{
     note::Class,
     policy::{GroupPolicy, MAX_STEWARDS},
     report::{LogChange, LogEntry, Problem, Settling},
+    stand::MAX_FORSAKEN,
     storage::StorageError,
 };
 use self::{
@@ -47,13 +49,14 @@ use self::{
     membership::{KnownInvite, Request, WELCOME_WAITS},
     note::Payload,
     rejoin::{Out, Recovery},
+    stand::Told,
     tree::{Root, Tree},
 };
 use crate::{
     codec,
     envelope::{Envelope, EnvelopeError},
     event::{Body, Event, MAX_PARENTS, SignedEvent, TextError, check_text},
-    id::{EnvelopeId, EpochId, EventId, GroupId, IntentId, InviteId, JoinId, MemberId},
+    id::{EnvelopeId, EpochId, EventId, GroupId, IntentId, InviteId, JoinId, MemberId, TopicId},
     identity::{PseudonymKey, PseudonymSalt},
     name::Name,
     parts::{self, Collector, Part, PartError, Parts, Slot, Whole},
@@ -69,10 +72,10 @@ pub(crate) mod spec {
     pub(crate) use super::{
         epoch::{MlsSigner, RATCHET_WINDOW, credential, first_epoch},
         membership::{
-            FAREWELL_WAITS, INBOX_ANSWERED, MAX_INVITE_LIFE, MAX_REQUESTS, RANK_DELAY,
-            RELEASE_WAITS, REMOVAL_WAITS,
+            FAREWELL_TRIED, FAREWELL_WAITS, INBOX_ANSWERED, MAX_INVITE_LIFE, MAX_REQUESTS,
+            RANK_DELAY, RELEASE_WAITS, REMOVAL_WAITS,
         },
-        note::{CommitNote, Intent, MessageNote, Payload, What},
+        note::{CommitNote, Intent, MessageNote, Payload, Stand, What},
         policy::{MemberCard, capabilities},
     };
 }
@@ -273,17 +276,19 @@ pub struct Group {
     /// Which invite each revocation took back.
     revoked: BTreeMap<EventId, InviteId>,
     requests: BTreeMap<JoinId, Request>,
-    waiting: BTreeMap<EpochId, BTreeMap<EnvelopeId, Time>>,
+    waiting: BTreeMap<EpochId, BTreeMap<EnvelopeId, Held>>,
     waiting_len: usize,
-    /// Whether all that a mailbox held has arrived since the node started, and one is in reach.
-    /// Until then nothing is encrypted and nothing committed.
-    in_touch: bool,
+    /// The topics of which all that a mailbox held has arrived, while one is in reach. Until the
+    /// tip's is among them nothing is encrypted and nothing committed.
+    synced: BTreeSet<TopicId>,
     /// Whether the commit that let this member in may still lose: see [`WELCOME_WAITS`].
     is_new: bool,
     /// Changes that this member asked for and that no commit holds yet.
     wishes: Vec<Wish>,
     /// When each change of a branch that lost was seen to be missing.
     missed: BTreeMap<IntentId, Time>,
+    /// What was sent again since the start because it had not reached a mailbox for long.
+    resent: BTreeSet<EventId>,
     /// Epochs that were the tip, and in which posts may have been sent that arrived too late.
     left: BTreeSet<EpochId>,
     /// The epochs whose MLS state may be loaded, the last used one first.
@@ -294,7 +299,10 @@ pub struct Group {
     admitted: VecDeque<Time>,
     /// Since when the tip has been where it is; since the start at most.
     tip_since: Time,
+    /// Since when this device has been on without a break that it knows of.
+    up_since: Time,
     recovery: Recovery,
+    told: Told,
 }
 
 impl Group {
@@ -324,7 +332,7 @@ impl Group {
             retired: false,
         };
         let mut group = Self::empty(id, salt, key, Tree::new(vec![root]));
-        group.in_touch = true;
+        group.synced.insert(first.meta.routing.key().topic());
         group.persist_record(context)?;
         group.add_epoch(first, context)?;
         Ok(group)
@@ -354,16 +362,19 @@ impl Group {
             requests: BTreeMap::new(),
             waiting: BTreeMap::new(),
             waiting_len: 0,
-            in_touch: false,
+            synced: BTreeSet::new(),
             is_new: false,
             wishes: Vec::new(),
             missed: BTreeMap::new(),
+            resent: BTreeSet::new(),
             left: BTreeSet::new(),
             moved: true,
             loaded: VecDeque::new(),
             admitted: VecDeque::new(),
             tip_since: Time::from_ms(0),
+            up_since: Time::from_ms(0),
             recovery: Recovery::default(),
+            told: Told::default(),
         }
     }
 
@@ -461,7 +472,7 @@ impl Group {
     /// Whether something may be encrypted now: all that was said meanwhile is here, and nobody is
     /// in the tip's epoch whom a commit on another branch takes out (SPEC, *Removal*).
     pub(super) fn may_send(&self) -> bool {
-        self.in_touch
+        self.in_touch()
             && !self.is_new
             && !self.recovery.is_old_copy()
             && self.removal().is_none()
@@ -522,35 +533,43 @@ impl Group {
         Ok((seq, envelope))
     }
 
-    /// Sends again, in the new tip, the posts of the epoch that ended which took long to reach a
-    /// mailbox, or are still on this device only: others may no longer have that epoch's keys.
-    /// Whoever has one already knows it by its id. Only this device's clock is asked: another's
-    /// could make it repeat the past to newcomers.
+    /// Sends again, in the tip, the posts of the epoch that ended which took long to reach a
+    /// mailbox, or are still on this device only: others may no longer have that epoch's keys. And
+    /// whatever has not reached a mailbox for as long: one refuses an envelope of that age, and this
+    /// device itself may have dropped it, if only because its clock was ahead for a moment. Whoever
+    /// has one already knows it by its id. Only this device's clock is asked: another's could make
+    /// it repeat the past to newcomers.
     fn send_again(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
-        if self.left.is_empty() || self.check_in().is_err() || !self.may_send() {
+        if !self.may_send() {
             return Ok(());
         }
-        let left = std::mem::take(&mut self.left);
+        let left = if self.check_in().is_ok() {
+            std::mem::take(&mut self.left)
+        } else {
+            BTreeSet::new()
+        };
         let me = self.me();
         let held_back = |stored: &&StoredEvent| {
-            let SignedEvent { author, event, .. } = &stored.signed;
+            let SignedEvent {
+                id, author, event, ..
+            } = &stored.signed;
             let arrived = stored.confirmed.unwrap_or(context.now);
-            *author == me
-                && stored.envelope.is_some()
-                && left.contains(&stored.sent_in)
-                && matches!(event.body, Body::Post { .. })
-                && arrived > stored.received.after(LATE_POST)
+            let late = arrived > stored.received.after(LATE_POST);
+            let stuck = stored.confirmed.is_none() && !self.resent.contains(id);
+            let ended = left.contains(&stored.sent_in) && matches!(event.body, Body::Post { .. });
+            *author == me && stored.envelope.is_some() && late && (stuck || ended)
         };
         let events = self.events.values().filter(held_back);
         let missed: Vec<EventId> = events.map(|stored| stored.signed.id).collect();
         for id in missed {
             self.send_event(id, context)?;
+            self.resent.insert(id);
         }
         Ok(())
     }
 
     /// Says again what everybody has to know and was said on a branch that lost: those who were out
-    /// there have not heard it.
+    /// there have not heard it. Nor has a steward who came in later heard who wants to leave.
     fn repeat(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
         if !self.moved || !self.may_send() {
             return Ok(());
@@ -561,7 +580,8 @@ impl Group {
             let SignedEvent { author, event, .. } = &stored.signed;
             let needed = matches!(event.body, Body::Leave | Body::InviteRevoked { .. });
             let sent = *author == me && stored.envelope.is_some();
-            sent && needed && !self.tree.was_on_path(&stored.sent_in)
+            let unheard = event.body == Body::Leave && self.has_newer_steward(&stored.sent_in);
+            sent && needed && (unheard || !self.tree.was_on_path(&stored.sent_in))
         };
         let lost = self.events.values().filter(lost);
         let lost: Vec<EventId> = lost.map(|stored| stored.signed.id).collect();
@@ -571,6 +591,20 @@ impl Group {
         Ok(())
     }
 
+    /// Whether some steward was not in an epoch, as far as is known.
+    fn has_newer_steward(&self, epoch: &EpochId) -> bool {
+        let stewards = self.policy().map(|policy| policy.stewards.as_slice());
+        let known = self.tree.get(epoch);
+        stewards.unwrap_or_default().iter().any(|steward| {
+            known.is_none_or(|epoch| epoch.meta.roster.iter().all(|member| member.id != *steward))
+        })
+    }
+
+    /// This device has just started or woken up, or its clock was set.
+    pub(crate) fn wake(&mut self, now: Time) {
+        self.up_since = now;
+    }
+
     /// This device's clock was ahead and was set back: nothing may wait for a time that is far off.
     pub(crate) fn set_clock_back(&mut self, now: Time) {
         self.tip_since = self.tip_since.min(now);
@@ -578,6 +612,7 @@ impl Group {
         let missed = self.missed.values_mut();
         let leavers = self.leavers.values_mut().map(|(since, _)| since);
         let waiting = self.waiting.values_mut().flat_map(BTreeMap::values_mut);
+        let waiting = waiting.map(|held| &mut held.since);
         let requests = self.requests.values_mut().map(|at| &mut at.received);
         for time in missed.chain(leavers).chain(waiting).chain(requests) {
             *time = (*time).min(now);
@@ -585,21 +620,37 @@ impl Group {
         for epoch in self.tree.epochs_mut() {
             epoch.meta.made = epoch.meta.made.min(now);
         }
+        for stray in self.tree.strays_mut() {
+            stray.since = stray.since.min(now);
+        }
         self.recovery.set_clock_back(now);
         self.parts.set_clock_back(now);
         self.help_parts.set_clock_back(now);
     }
 
-    /// A mailbox has brought all that it holds.
-    pub(crate) fn synced(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
-        self.in_touch = true;
-        self.note_touch(context)?;
+    /// A mailbox has brought all that it holds of one of the group's topics.
+    pub(crate) fn synced(
+        &mut self,
+        topic: TopicId,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        self.synced.insert(topic);
+        if self.in_touch() {
+            self.note_touch(context)?;
+        }
         self.catch_up(context)
     }
 
     /// No mailbox is in reach any more.
     pub(crate) fn alone(&mut self) {
-        self.in_touch = false;
+        self.synced.clear();
+    }
+
+    /// Whether all that was said where this member stands is here, as far as a mailbox in reach
+    /// knows. On another topic there may be nothing newer; on the tip's there may be a commit.
+    pub(super) fn in_touch(&self) -> bool {
+        let tip = self.tip_epoch().ok();
+        tip.is_some_and(|tip| self.synced.contains(&tip.meta.routing.key().topic()))
     }
 
     /// Somebody who came in says nothing until more than half of the stewards stand at the commit
@@ -616,7 +667,7 @@ impl Group {
 
     /// Some time has passed.
     pub(crate) fn tick(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
-        if self.in_touch {
+        if self.in_touch() {
             self.note_touch(context)?;
         }
         self.catch_up(context)
@@ -693,6 +744,11 @@ impl Group {
                 return Err(GroupError::Malformed);
             }
         }
+        if let Payload::Stand(stand) = payload {
+            let verdict = self.receive_stand(&stand, context)?;
+            self.catch_up(context)?;
+            return Ok(verdict);
+        }
         let needs = payload.needs().ok_or(GroupError::Malformed)?;
         if !self.tree.contains(&needs) {
             let number = mls_epoch(payload.mls())?;
@@ -708,7 +764,7 @@ impl Group {
             Payload::Rejoin { parent, mls } => {
                 self.receive_commit(parent, &mls, Epoch::follow_rejoin, context)
             }
-            Payload::Part(_) => Err(GroupError::Malformed),
+            Payload::Part(_) | Payload::Stand(_) => Err(GroupError::Malformed),
         }?;
         self.catch_up(context)?;
         Ok(verdict)
@@ -849,10 +905,9 @@ impl Group {
         envelopes: &[EnvelopeId],
         context: &mut Context<'_>,
     ) -> Verdict {
-        let roots = self.tree.roots().iter().filter(|root| !root.retired);
-        let roots = roots.filter_map(|root| self.tree.get(&root.epoch));
-        let began = roots.map(|root| root.meta.depth).min();
-        if began.is_some_and(|began| number < began) {
+        let roots = self.tree.roots().iter();
+        let began = roots.filter_map(|root| Some(self.tree.get(&root.epoch)?.meta.depth));
+        if began.min().is_some_and(|began| number < began) {
             // From before this member came in: never theirs to read.
             return Verdict::Rejected(GroupError::EpochClosed);
         }
@@ -862,13 +917,14 @@ impl Group {
         }
         let waiting = self.waiting.entry(epoch).or_default();
         for envelope in envelopes {
-            if waiting.insert(*envelope, since).is_some() {
+            if waiting.insert(*envelope, Held { since, number }).is_some() {
                 continue;
             }
             self.waiting_len += 1;
             let record = Waiting::Commit {
                 group: self.id,
                 epoch,
+                number,
                 since,
             };
             if let Ok(value) = codec::encode(&record) {
@@ -1031,11 +1087,16 @@ impl Group {
     /// Goes to where commits and votes lead now.
     pub(super) fn move_tip(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
         let before = self.tree.tip();
-        if !self.tree.choose() {
+        let moved = self.tree.choose();
+        self.count_gone();
+        if !moved {
             return Ok(());
         }
         self.tip_since = context.now;
         self.moved = true;
+        if let Some(before) = before {
+            self.note_forsaken(before);
+        }
         for tip in before.into_iter().chain(self.tree.tip()) {
             self.note_use(tip);
         }
@@ -1045,6 +1106,7 @@ impl Group {
             self.persist_record(context)?;
         }
         self.note_missed(context.now);
+        self.persist_record(context)?;
         context.out.push(Output::Watching);
         context.notify(Notice::Group { group: self.id });
         let foreign = self.tip_epoch()?.meta.committer != self.me();

@@ -19,7 +19,7 @@ use crate::{
     envelope::Envelope,
     event::Body,
     group::{
-        Candidate, Context, Epoch, EpochStorage, Group, GroupError, GroupPolicy, InviteState,
+        Candidate, Context, Epoch, EpochStorage, Group, GroupError, GroupPolicy, Held, InviteState,
         JoinRecord, Verdict, Waiting, fits, join,
     },
     id::{EnvelopeId, EpochId, EventId, GroupId, InviteId, JoinId, MemberId, TopicId},
@@ -510,7 +510,11 @@ impl Profile {
             // The device slept, or somebody set its clock: what hour mailboxes have is unknown.
             self.clock = None;
             self.clock_agrees = false;
-            self.groups.values_mut().for_each(Group::alone);
+            let groups = self.groups.values_mut();
+            groups.for_each(|group| {
+                group.wake(now);
+                group.alone();
+            });
         }
         self.last = now;
         if let Input::Synced { server_now, .. } = &input {
@@ -925,7 +929,7 @@ impl Profile {
             Some(Route::Group(id)) => {
                 if let Some(group) = self.groups.get_mut(&id) {
                     // What cannot be done now is tried again at the next tick.
-                    let _ = group.synced(context);
+                    let _ = group.synced(*topic, context);
                 }
             }
             Some(Route::Join) => self.ask_again(topic, context),
@@ -1103,12 +1107,13 @@ impl Profile {
         out: &mut Vec<Output>,
     ) -> Result<(), GroupError> {
         let envelope = EnvelopeId::from_bytes(key.try_into().map_err(|_| GroupError::Ours)?);
-        let (group, epoch, since) = match codec::decode(record).map_err(|_| GroupError::Ours)? {
+        let (group, epoch, held) = match codec::decode(record).map_err(|_| GroupError::Ours)? {
             Waiting::Commit {
                 group,
                 epoch,
+                number,
                 since,
-            } => (group, epoch, since),
+            } => (group, epoch, Held { since, number }),
             Waiting::Parts {
                 collector,
                 slot,
@@ -1117,7 +1122,7 @@ impl Profile {
         };
         if !self
             .group_mut(&group)?
-            .restore_waiting(envelope, epoch, since)
+            .restore_waiting(envelope, epoch, held)
         {
             out.push(Output::Persist {
                 kind: Kind::Waiting,

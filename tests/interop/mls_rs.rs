@@ -555,6 +555,30 @@ fn updates_of_keys_and_acknowledgements_are_understood_on_both_sides() {
     assert_agree(&world, "Ana", group, &mut sten);
 }
 
+#[test]
+fn who_was_removed_hears_from_the_other_stewards_where_they_stand() {
+    let (mut world, group, _, mut tove) = four();
+    let bo = world.group("Bo", group).me();
+    let promote = Command::Promote { group, member: bo };
+    world.command("Ana", promote).unwrap();
+    assert_agree(&world, "Bo", group, &mut tove);
+    let remove = Command::Remove {
+        group,
+        member: member(tove.id()),
+        reason: String::new(),
+    };
+    world.command("Ana", remove).unwrap();
+    world.wait(Span::SECOND.times(5));
+    tove.listen(world.mailbox());
+    assert!(tove.seat().is_out);
+    let (tip, _) = world.group("Ana", group).epoch();
+    let [stand] = tove.seat().stands.as_slice() else {
+        panic!("one stand, of the steward who did not make the commit");
+    };
+    assert_eq!(stand.steward, hash(&bo));
+    assert_eq!(&stand.epoch[..], tip.as_bytes());
+}
+
 /// Sten comes into a group whose Welcome, whose commits and whose way back exceed an envelope.
 #[test]
 fn a_stranger_gets_on_in_a_group_too_large_for_one_envelope() {

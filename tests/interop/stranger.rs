@@ -36,8 +36,8 @@ use serde_bytes::{ByteArray, ByteBuf};
 use crate::wire::{
     Answer, Ask, Card, CommitNote, Content, Event, Hash, HelpAnswer, HelpContent, InboxContent,
     Intent, InviteBody, InviteKeys, Link, MAX_ORDER, MessageNote, Pieces, Policy, Post, Routing,
-    Short, SignedHelp, WelcomeNote, What, counting, decode, encode, group_tag, is_signed, sha256,
-    short, signed, welcome_note_message,
+    Short, SignedHelp, Stand, WelcomeNote, What, counting, decode, encode, group_tag, is_signed,
+    sha256, short, signed, welcome_note_message,
 };
 
 const POLICY: ExtensionType = ExtensionType::new(0xf4b1);
@@ -152,6 +152,8 @@ pub struct Seat {
     invites: Vec<Invite>,
     /// Who has said that they stand in an epoch, once for each time.
     pub acks: Vec<Hash>,
+    /// What stewards said beside MLS.
+    pub stands: Vec<Stand>,
     pieces: Pieces,
     /// MLS reads no message twice, and none of one's own.
     done: BTreeSet<Hash>,
@@ -628,6 +630,7 @@ impl Seat {
             cuts: BTreeMap::new(),
             invites: Vec::new(),
             acks: Vec::new(),
+            stands: Vec::new(),
             pieces: Pieces::default(),
             done: BTreeSet::new(),
             is_out: false,
@@ -637,12 +640,15 @@ impl Seat {
     /// Takes in an envelope if it is new, of the group's topic and of the epoch.
     fn take_in(&mut self, envelope: &[u8]) -> bool {
         let id = ByteArray::new(sha256(&[envelope]));
-        if self.is_out || self.done.contains(&id) {
+        if self.done.contains(&id) {
             return false;
         }
         let Some(content) = self.routing.open(envelope) else {
             return false;
         };
+        if self.is_out && !matches!(decode(&content), Some(Content::Stand(_))) {
+            return false;
+        }
         self.take_in_content(&content) && self.done.insert(id)
     }
 
@@ -654,6 +660,7 @@ impl Seat {
                 return whole.is_none_or(|whole| self.take_in_content(&whole));
             }
             Content::Message { mls, epoch } if epoch == self.epoch => self.hear(&mls),
+            Content::Stand(stand) => self.note_stand(stand),
             Content::Commit { mls, parent } if parent == self.epoch => self.follow(&mls),
             Content::Rejoin { mls, parent } if parent == self.epoch => {
                 self.follow_return(&mls);
@@ -661,6 +668,15 @@ impl Seat {
             _ => return false,
         }
         true
+    }
+
+    /// SPEC, *Where stewards stand*: what a steward says outside of MLS counts by its signature.
+    fn note_stand(&mut self, stand: Stand) {
+        let seq = stand.seq.to_be_bytes();
+        let group = self.mls.group_id();
+        let said = [b"kith stand v1", group, &seq, &stand.epoch[..]].concat();
+        assert!(is_signed(&stand.steward, &said, &stand.signature));
+        self.stands.push(stand);
     }
 
     /// An envelope for the group's topic.

@@ -35,6 +35,16 @@ pub enum Content {
     Commit { mls: ByteBuf, parent: Hash },
     Rejoin { mls: ByteBuf, parent: Hash },
     Part(Part),
+    Stand(Stand),
+}
+
+/// SPEC, *Where stewards stand*.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Stand {
+    pub seq: u64,
+    pub epoch: Hash,
+    pub steward: Hash,
+    pub signature: ByteArray<64>,
 }
 
 /// SPEC, *Parts*.

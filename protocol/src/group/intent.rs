@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Context, Group, GroupError, MAX_INTENTS, MAX_STEWARDS,
-    epoch::Made,
+    epoch::{Epoch, Made},
     keys::EPOCH_KEPT,
     membership::RANK_DELAY,
     note::{Class, CommitNote, Intent, Payload, What},
@@ -327,10 +327,25 @@ impl Group {
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
         let (made, commit) = self.make_commit(Vec::new(), note, context)?;
-        self.add_epoch(made.child, context)?;
+        self.add_own(made.child, context)?;
         self.persist_record(context)?;
         context.out.extend(commit.into_iter().map(Output::Keep));
         Ok(())
+    }
+
+    /// Adds the epoch that a commit of this member's made: on its topic there is nothing yet.
+    pub(super) fn add_own(
+        &mut self,
+        child: Epoch,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        if self.in_touch() {
+            self.synced.insert(child.meta.routing.key().topic());
+        }
+        if child.class() == Class::Remove {
+            self.note_own_removal(child.id);
+        }
+        self.add_epoch(child, context)
     }
 
     /// Makes a commit on the tip and the envelopes that carry it, without effect as yet.

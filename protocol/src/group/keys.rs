@@ -106,10 +106,9 @@ impl Group {
     ) -> Result<Option<Time>, GroupError> {
         let tip = self.tip_epoch()?;
         let me = self.me();
-        let parent = tip.meta.parent.and_then(|parent| self.tree.get(&parent));
         let judges = |epoch: &Epoch| epoch.meta.policy.rank(&me).is_some();
         let stands_here = self.tree.vote(&me).is_some_and(|vote| vote.epoch == tip.id);
-        let judge = judges(tip) || parent.is_some_and(judges);
+        let judge = judges(tip) || self.tree.judged().any(judges);
         let alone = tip.meta.roster.len() < 2;
         if stands_here || !judge || alone || !self.may_send() {
             return Ok(None);

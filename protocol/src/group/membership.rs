@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Context, Group, GroupError, MAX_ADDS, MAX_REASON, Status,
-    epoch::read_key_package,
+    epoch::{Epoch, read_key_package},
     note::{Class, Intent, What},
 };
 use crate::{
@@ -54,6 +54,8 @@ pub const RELEASE_WAITS: Span = Span::DAY.times(7);
 pub const REMOVAL_WAITS: Span = Span::DAY;
 /// How long a group that was left is kept, at most, to let its farewell reach a mailbox.
 pub const FAREWELL_WAITS: Span = Span::DAY.times(30);
+/// How long the device must have been on by then: one that was off has not tried.
+pub const FAREWELL_TRIED: Span = Span::DAY;
 /// The longest time that an invite may last.
 pub const MAX_INVITE_LIFE: Span = Span::DAY.times(90);
 
@@ -192,7 +194,8 @@ impl Group {
     pub(crate) fn leave(&mut self, context: &mut Context<'_>) -> Result<bool, GroupError> {
         let tip = self.tip_epoch()?;
         let settled = self.recovery.out().is_some() || self.tree.has_majority(tip);
-        if tip.meta.roster.len() <= 1 || (self.removal().is_some() && settled) {
+        let alone = tip.meta.roster.len() <= 1 && !self.owes_removal(context.now);
+        if alone || (self.removal().is_some() && settled) {
             return Ok(true);
         }
         if self.status != Status::Active {
@@ -299,9 +302,21 @@ impl Group {
         let needed = self.removal().is_none() && others.into_iter().any(|id| stays(&id));
         let said = self.has_said_farewell();
         let over = |wait: Span| since.after(wait) < now;
-        (said && (!needed || over(RELEASE_WAITS)))
+        let owes = self.owes_removal(now) && !(over(REMOVAL_WAITS) && self.in_touch());
+        (said && !owes && (!needed || over(RELEASE_WAITS)))
             || (self.removal().is_some() && over(REMOVAL_WAITS))
-            || over(FAREWELL_WAITS)
+            || (over(FAREWELL_WAITS) && self.up_since.after(FAREWELL_TRIED) < now)
+    }
+
+    /// Tells whether somebody whom this member has taken out lately may not have heard of it: the
+    /// one community node that has the commit may fail, and nobody else holds it.
+    fn owes_removal(&self, now: Time) -> bool {
+        let me = self.me();
+        let lately = |epoch: &Epoch| epoch.meta.made.after(RELEASE_WAITS) > now;
+        let mut path = self.tree.path();
+        path.any(|epoch| {
+            epoch.meta.committer == me && epoch.class() == Class::Remove && lately(epoch)
+        })
     }
 
     /// Takes an envelope from an invite's inbox.
@@ -324,7 +339,7 @@ impl Group {
                 let reply = known.keys.open_reply(&reply, &signature);
                 return match reply {
                     // Who was told no is not let in behind that steward's back.
-                    Some(Reply::Refusal { join, .. }) if !self.is_admitted(&join) => {
+                    Some(Reply::Refusal { join, .. }) if !self.was_let_in(&join) => {
                         self.forget_request(&join, context)
                     }
                     _ => Ok(()),
@@ -358,8 +373,9 @@ impl Group {
     /// as a steward commits what is wished for, answers requests to join and for help, and says
     /// where it stands.
     pub(crate) fn fulfil_duties(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
-        let mut next: Vec<Option<Time>> = vec![self.seek_help(context)?];
-        if self.check_in().is_ok() && self.in_touch && !self.recovery.is_old_copy() {
+        let mut next: Vec<Option<Time>> =
+            vec![self.seek_help(context)?, self.tell_outsiders(context)?];
+        if self.check_in().is_ok() && self.in_touch() && !self.recovery.is_old_copy() {
             if let Some(rank) = self.rank() {
                 next.push(self.fulfil_intents(rank, context)?);
                 next.push(self.answer_requests(rank, context)?);
@@ -553,7 +569,7 @@ impl Group {
             };
             welcomes.extend(self.seal_reply(&invite, &reply, context)?);
         }
-        self.add_epoch(made.child, context)?;
+        self.add_own(made.child, context)?;
         context.out.extend(commit.into_iter().map(Output::Keep));
         context.out.extend(welcomes.into_iter().map(Output::Keep));
         Ok(())
@@ -561,7 +577,7 @@ impl Group {
 
     fn judge_request(&self, request: &Request, taken: u32, now: Time) -> Result<(), Refusal> {
         let known = self.invites.get(&request.invite).ok_or(Refusal::Invalid)?;
-        if self.was_admitted(request) {
+        if self.was_admitted(&JoinId::of(&request.key_package)) {
             return Ok(()); // Whoever was let in stays in, though the commit lost.
         }
         if !self.is_open(&request.invite, known) {
@@ -634,15 +650,20 @@ impl Group {
         self.tree.is_admitted(join)
     }
 
+    /// Tells whether some steward has admitted a request, whatever has become of that commit: one
+    /// who refuses may not have known it.
+    fn was_let_in(&self, join: &JoinId) -> bool {
+        self.is_admitted(join) || self.was_admitted(join)
+    }
+
     /// Tells whether a commit that lost had admitted a request. Those of a committer who is a
     /// steward no longer are void.
-    fn was_admitted(&self, request: &Request) -> bool {
-        let join = JoinId::of(&request.key_package);
+    fn was_admitted(&self, join: &JoinId) -> bool {
         let losers = self.tree.losers();
         let mut honest = losers.filter(|epoch| self.is_steward(&epoch.meta.committer));
         honest.any(|epoch| {
             let mut notes = epoch.meta.note.iter();
-            notes.any(|note| note.admits().any(|(_, admitted)| admitted == join))
+            notes.any(|note| note.admits().any(|(_, admitted)| admitted == *join))
         })
     }
 

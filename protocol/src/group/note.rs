@@ -3,10 +3,15 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    id::{EpochId, EventId, IntentId, InviteId, JoinId, MemberId},
+    id::{EpochId, EventId, GroupId, IntentId, InviteId, JoinId, MemberId},
+    identity::PseudonymKey,
     parts::Part,
     time::Time,
+    topic,
 };
+
+const STAND_LABEL: &[u8] = b"kith stand v1";
+const SIGNATURE_BYTES: usize = 64;
 
 /// The content of an envelope on a group's topic.
 #[derive(Serialize, Deserialize)]
@@ -36,6 +41,10 @@ pub(crate) enum Payload {
     /// A part of a commit or rejoin that is larger than an envelope.
     #[serde(rename = "part")]
     Part(Part),
+    /// A steward says where they stand to those who are not in the epochs there, and so cannot
+    /// hear it otherwise. Signed by their pseudonym: MLS has no epoch that all of these share.
+    #[serde(rename = "stand")]
+    Stand(Stand),
 }
 
 impl Payload {
@@ -44,17 +53,57 @@ impl Payload {
         match self {
             Self::Message { epoch, .. } => Some(*epoch),
             Self::Commit { parent, .. } | Self::Rejoin { parent, .. } => Some(*parent),
-            Self::Part(_) => None,
+            Self::Part(_) | Self::Stand(_) => None,
         }
     }
 
-    /// The `MLSMessage` in it; a part has none to itself.
+    /// The `MLSMessage` in it; a part has none to itself, a stand none at all.
     pub(crate) fn mls(&self) -> &[u8] {
         match self {
             Self::Message { mls, .. } | Self::Commit { mls, .. } | Self::Rejoin { mls, .. } => mls,
-            Self::Part(_) => &[],
+            Self::Part(_) | Self::Stand(_) => &[],
         }
     }
+}
+
+/// Where a steward stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stand {
+    pub steward: MemberId,
+    /// The steward's message number in this group.
+    pub seq: u64,
+    /// The epoch in which they stand, or behind which.
+    pub epoch: EpochId,
+    /// Ed25519, by their pseudonym.
+    #[serde(with = "serde_bytes")]
+    signature: [u8; SIGNATURE_BYTES],
+}
+
+impl Stand {
+    pub(crate) fn sign(group: &GroupId, seq: u64, epoch: EpochId, key: &PseudonymKey) -> Self {
+        Self {
+            steward: key.public(),
+            seq,
+            epoch,
+            signature: key.sign(&stand_message(group, seq, &epoch)),
+        }
+    }
+
+    /// Whether the steward that it names said it, in this group.
+    pub(crate) fn is_genuine(&self, group: &GroupId) -> bool {
+        let message = stand_message(group, self.seq, &self.epoch);
+        topic::verify(self.steward.as_bytes(), &message, &self.signature)
+    }
+}
+
+fn stand_message(group: &GroupId, seq: u64, epoch: &EpochId) -> Vec<u8> {
+    [
+        STAND_LABEL,
+        group.as_bytes(),
+        &seq.to_be_bytes(),
+        epoch.as_bytes(),
+    ]
+    .concat()
 }
 
 /// The authenticated data of an application message.

@@ -12,7 +12,8 @@ use super::{
     intent::Wish,
     membership::Request,
     rejoin::Recovery,
-    tree::{Root, Tree, Vote},
+    stand::Told,
+    tree::{Root, Stray, Tree, Vote},
 };
 use crate::{
     codec,
@@ -37,6 +38,14 @@ pub(crate) struct GroupRecord {
     pub roots: Vec<Root>,
     pub wishes: Vec<Wish>,
     pub recovery: Recovery,
+    pub told: Told,
+}
+
+/// Where a member stands, as far as is known.
+#[derive(Serialize, Deserialize)]
+struct VoteRecord {
+    vote: Option<Vote>,
+    stray: Option<Stray>,
 }
 
 /// An event as it is kept.
@@ -69,6 +78,13 @@ pub(crate) struct JoinRecord {
     pub candidate: Vec<u8>,
 }
 
+/// Since when an envelope waits for a commit, and the number of the epoch that it is to make.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Held {
+    pub since: Time,
+    pub number: u64,
+}
+
 /// An envelope that waits.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Waiting {
@@ -76,6 +92,8 @@ pub(crate) enum Waiting {
     Commit {
         group: GroupId,
         epoch: EpochId,
+        /// Its number.
+        number: u64,
         since: Time,
     },
     /// For the other parts of its content.
@@ -172,6 +190,7 @@ impl Group {
         group.seq = record.seq;
         group.wishes = record.wishes;
         group.recovery = record.recovery;
+        group.told = record.told;
         Ok(group)
     }
 
@@ -250,8 +269,13 @@ impl Group {
         member: MemberId,
         record: &[u8],
     ) -> Result<(), GroupError> {
-        let vote: Vote = decode(record)?;
-        self.tree.restore_vote(member, vote);
+        let VoteRecord { vote, stray } = decode(record)?;
+        if let Some(vote) = vote {
+            self.tree.restore_vote(member, vote);
+        }
+        if let Some(stray) = stray {
+            self.tree.restore_stray(member, stray);
+        }
         Ok(())
     }
 
@@ -260,13 +284,13 @@ impl Group {
         &mut self,
         envelope: EnvelopeId,
         epoch: EpochId,
-        since: Time,
+        held: Held,
     ) -> bool {
         if self.tree.contains(&epoch) {
             return false;
         }
         let waiting = self.waiting.entry(epoch).or_default();
-        if waiting.insert(envelope, since).is_none() {
+        if waiting.insert(envelope, held).is_none() {
             self.waiting_len += 1;
         }
         true
@@ -278,6 +302,7 @@ impl Group {
         self.tree.share_routings();
         self.find_losses();
         self.tree.choose();
+        self.recovery.gone = self.gone();
         if self.tip_epoch()?.storage.is_none() && self.removal().is_none() {
             self.recovery.lose_trust();
         }
@@ -285,6 +310,7 @@ impl Group {
         let left = self.tree.epochs().map(|epoch| epoch.id);
         self.left = left.filter(|id| *id != tip).collect();
         self.tip_since = now;
+        self.wake(now);
         self.note_missed(now);
         self.tip_epoch().map(|_| ())
     }
@@ -349,6 +375,7 @@ impl Group {
             roots: self.tree.roots().to_vec(),
             wishes: self.wishes.clone(),
             recovery: self.recovery.clone(),
+            told: self.told.clone(),
         };
         context.persist(Kind::Group, self.id.as_bytes(), Some(encode(&record)?));
         Ok(())
@@ -360,10 +387,12 @@ impl Group {
         member: &MemberId,
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
-        if let Some(vote) = self.tree.vote(member) {
-            let key = [self.id.as_bytes().as_slice(), member.as_bytes()].concat();
-            context.persist(Kind::Vote, &key, Some(encode(vote)?));
-        }
+        let record = VoteRecord {
+            vote: self.tree.vote(member).copied(),
+            stray: self.tree.stray(member).copied(),
+        };
+        let key = [self.id.as_bytes().as_slice(), member.as_bytes()].concat();
+        context.persist(Kind::Vote, &key, Some(encode(&record)?));
         Ok(())
     }
 

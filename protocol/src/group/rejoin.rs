@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::{
-    CIPHERSUITE, Context, EpochStorage, Group, GroupError,
+    CIPHERSUITE, Context, EpochStorage, Group, GroupError, Held,
     epoch::{Epoch, WayBack},
     membership::RANK_DELAY,
     note::{Class, CommitNote, Payload},
@@ -190,6 +190,9 @@ pub(crate) struct Recovery {
     /// A steward of where this newcomer came in, whom the others there have taken out since, said
     /// that they are out; believed unless somebody contradicts it within [`ASK_AGAIN`].
     said_out: Option<Out>,
+    /// How many stewards stand elsewhere; not kept.
+    #[serde(skip)]
+    pub(super) gone: usize,
     /// Questions of others that wait for this steward's turn; not kept.
     #[serde(skip)]
     asks: BTreeMap<AskId, Waiting>,
@@ -309,7 +312,8 @@ impl Group {
         context: &mut Context<'_>,
     ) -> Result<Option<Time>, GroupError> {
         let now = context.now;
-        if !self.in_touch || self.removal().is_some() || self.roster().len() < 2 {
+        let alone = self.roster().len() < 2 && self.strayed().is_none();
+        if !self.in_touch() || self.removal().is_some() || alone {
             return Ok(None);
         }
         let late = self
@@ -328,12 +332,27 @@ impl Group {
             self.recovery.said_out = None;
             return Ok(None);
         };
+        if let (Some(asked), Some((by, seq, epoch))) =
+            (self.recovery.asked_at(), self.all_strayed())
+        {
+            // Nobody who decides here is here any more, and nobody has told a way to where they are.
+            let due = asked.after(REPAIR_AFTER);
+            if due > now {
+                return Ok(Some(due));
+            }
+            return self.follow_out(by, seq, epoch, context).map(|()| None);
+        }
         if let Some(said) = self.recovery.said_out {
             let due = said.at.after(ASK_AGAIN);
             if due > now {
                 return Ok(Some(due));
             }
             return self.take_oneself_for_out(said, context).map(|()| None);
+        }
+        let way = self.recovery.way.as_ref();
+        if way.is_some_and(|(_, way)| self.tree.is_on_path(&way.epoch)) && !self.recovery.old_copy {
+            self.be_calm(context)?; // Found without it.
+            return Ok(None);
         }
         if let Some((learned, _)) = &self.recovery.way {
             let spread = u64::from(self.me().as_bytes()[1]) * WAY_BACK_SPREAD.as_ms() / 256;
@@ -365,16 +384,53 @@ impl Group {
         let root = self.tree.path().next()?;
         let newcomer = root.meta.committer != self.me() || root.meta.note.is_some();
         let unsettled = self.tree.open_forks().chain(newcomer.then_some(root));
-        let unsettled = unsettled.filter(|epoch| !self.tree.has_majority(epoch));
+        let unsettled = unsettled.filter(|epoch| !self.tree.is_upheld(epoch));
         let unsettled = unsettled.map(|epoch| epoch.meta.made.after(REPAIR_AFTER));
         let me = self.me();
         let expelling = self.tree.losers().filter(|epoch| epoch.removes(&me));
-        let expelled = expelling.map(|epoch| epoch.meta.made.after(REPAIR_AGAIN_AFTER));
+        let expelled = expelling.map(|epoch| epoch.meta.made.after(REPAIR_AFTER));
         let heard = [self.recovery.long_away, self.recovery.stranger];
         let heard = heard.into_iter().flatten();
-        let since = unsettled.chain(expelled).chain(heard).min()?;
+        let since = unsettled.chain(expelled).chain(heard).min();
         let told = self.recovery.fine.map(|at| at.after(DOUBT_AGAIN));
-        Some(told.map_or(since, |told| told.max(since)))
+        let since = since.map(|since| told.map_or(since, |told| told.max(since)));
+        since.into_iter().chain(self.doubts_of_strays()).min()
+    }
+
+    /// From when on this member doubts because a steward says that they stand elsewhere: what led
+    /// there should have come by then.
+    fn doubts_of_strays(&self) -> Option<Time> {
+        let since = self.strayed()?;
+        let told = self.recovery.fine.filter(|told| *told >= since);
+        let due = since.after(REPAIR_AFTER);
+        Some(told.map_or(due, |told| told.after(DOUBT_AGAIN).max(due)))
+    }
+
+    /// Counts the stewards who stand elsewhere. When there are more of them, a steward's word that
+    /// nothing is missing no longer counts.
+    pub(super) fn count_gone(&mut self) {
+        let gone = self.gone();
+        if gone > self.recovery.gone {
+            self.recovery.fine = None;
+        }
+        self.recovery.gone = gone;
+    }
+
+    /// How many of the tip's stewards stand elsewhere.
+    pub(super) fn gone(&self) -> usize {
+        let stewards = self.policy().map(|policy| policy.stewards.as_slice());
+        let elsewhere = |steward: &&MemberId| {
+            let vote = self.tree.vote(steward);
+            let off = vote.is_some_and(|vote| {
+                self.tree.contains(&vote.epoch) && !self.tree.is_on_path(&vote.epoch)
+            });
+            off || self.tree.stray(steward).is_some()
+        };
+        stewards
+            .unwrap_or_default()
+            .iter()
+            .filter(elsewhere)
+            .count()
     }
 
     /// Notes that a mailbox is in reach, and whether none was for so long that commits may be lost.
@@ -408,7 +464,7 @@ impl Group {
     pub(crate) fn repair(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
         let lately = |at: Time| at.after(ASK_AGAIN_BY_HAND) > context.now;
         let others = self.roster().len() > 1 && self.removal().is_none();
-        if self.in_touch && others && !self.recovery.asked_at().is_some_and(lately) {
+        if self.in_touch() && others && !self.recovery.asked_at().is_some_and(lately) {
             self.ask(context)?;
         }
         self.catch_up(context)
@@ -577,7 +633,7 @@ impl Group {
         &mut self,
         context: &mut Context<'_>,
     ) -> Result<Option<Time>, GroupError> {
-        let helps = self.in_touch && !self.recovery.old_copy;
+        let helps = self.in_touch() && !self.recovery.old_copy;
         let Some(turn) = self.help_turn().filter(|_| helps) else {
             return Ok(None);
         };
@@ -688,29 +744,29 @@ impl Group {
         self.tree.is_on_path(tip) && ended.is_none_or(|ended| ended.after(ASK_AGAIN) > now)
     }
 
-    /// The latest message number of each steward that this member knows.
+    /// The latest message number of each steward that this member knows; 0 for none.
     fn seen(&self) -> Vec<(MemberId, u64)> {
         let stewards = self.policy().map(|policy| policy.stewards.as_slice());
         let stewards = stewards.unwrap_or_default().iter();
-        stewards
-            .filter_map(|steward| Some((*steward, self.tree.vote(steward)?.seq)))
-            .collect()
+        let seq = |steward: &MemberId| self.tree.vote(steward).map_or(0, |vote| vote.seq);
+        stewards.map(|steward| (*steward, seq(steward))).collect()
     }
 
     /// Weighs this branch against another's by where more stewards stand or, if as many, the one
     /// of highest rank: of two branches that cannot be joined any more, one yields. A steward
-    /// stands where their latest message was sent. Both sides ask this, each of what it knows.
+    /// stands where their latest message was sent. Both sides ask this, each of what it knows; only
+    /// who is a steward on both counts, or each side could take itself for the heavier one.
     fn weigh(&self, elsewhere: &[(MemberId, u64)]) -> Ordering {
         let elsewhere: BTreeMap<MemberId, u64> = elsewhere.iter().copied().collect();
         let stewards = self.policy().map(|policy| policy.stewards.as_slice());
         let stewards = stewards.unwrap_or_default();
         // Positive: here; negative: there.
         let place = |steward: &MemberId| {
-            let here = self.tree.vote(steward).map(|vote| vote.seq);
-            match here.cmp(&elsewhere.get(steward).copied()) {
-                Ordering::Greater => 1,
-                Ordering::Equal => 0,
-                Ordering::Less => -1,
+            let here = self.tree.vote(steward).map_or(0, |vote| vote.seq);
+            match elsewhere.get(steward).map(|there| here.cmp(there)) {
+                Some(Ordering::Greater) => 1,
+                Some(Ordering::Equal) | None => 0,
+                Some(Ordering::Less) => -1,
             }
         };
         let sum: i32 = stewards.iter().map(place).sum();
@@ -815,7 +871,7 @@ impl Group {
     fn may_doubt(&self, steward: &MemberId) -> bool {
         let root = self.tree.path().next();
         root.is_some_and(|root| {
-            root.meta.policy.rank(steward).is_some() && !self.tree.has_majority(root)
+            root.meta.policy.rank(steward).is_some() && !self.tree.is_upheld(root)
         })
     }
 
@@ -831,14 +887,38 @@ impl Group {
         self.persist_record(context)
     }
 
+    /// Goes out with the last of the stewards who follow a branch that this member is not in; as
+    /// a steward, tells the others here.
+    fn follow_out(
+        &mut self,
+        by: MemberId,
+        seq: u64,
+        epoch: EpochId,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        if self.rank().is_some() {
+            let routing = self.tip_epoch()?.meta.routing.clone();
+            self.tell_stand(&routing, epoch, context)?;
+        }
+        let seq = seq.saturating_sub(1);
+        let at = context.now;
+        self.take_oneself_for_out(Out { by, at, seq }, context)
+    }
+
     /// Since when the first envelope waits for a commit, but for those of which a steward has said
-    /// within a day that nothing is missing: their commit is under way, or was made up.
+    /// within a day that nothing is missing: their commit is under way, or was made up. What is
+    /// from before this member came back with fresh keys is not needed to go on.
     pub(super) fn first_waiting(&self, now: Time) -> Option<Time> {
         let told = self.recovery.fine;
         let told = told.filter(|told| told.after(DOUBT_AGAIN) > now);
+        let roots = self.tree.roots().iter().filter(|root| !root.retired);
+        let began = roots.filter_map(|root| Some(self.tree.get(&root.epoch)?.meta.depth));
+        let began = began.min().unwrap_or(0);
         let waiting = self.waiting.values().flat_map(BTreeMap::values);
-        let new = |since: &&Time| told.is_none_or(|told| **since > told);
-        waiting.filter(new).min().copied()
+        let waiting = waiting.filter(|held| held.number >= began);
+        let waiting = waiting.map(|held| held.since);
+        let new = |since: &Time| told.is_none_or(|told| *since > told);
+        waiting.filter(new).min()
     }
 
     /// All is well: what waits is on its way or, if some member's program made it up, goes by age.
@@ -892,7 +972,9 @@ impl Group {
             touched: self.recovery.touched,
             ..Recovery::default()
         };
-        self.forget_waiting(|_| true, context);
+        // What waits from before may still be read, if the commits come that it waits for.
+        let begins = epoch.meta.depth;
+        self.forget_waiting(|held| held.number >= begins, context);
         self.tree.retire_roots();
         self.tree.add_root(epoch.id);
         self.persist_record(context)?;
@@ -918,7 +1000,7 @@ impl Group {
         let vote = self.tree.vote(&by);
         let here = vote.is_some_and(|vote| vote.seq > seq && self.tree.is_on_path(&vote.epoch));
         let root = self.tree.path().next();
-        let settled = root.is_some_and(|root| self.tree.has_majority(root));
+        let settled = root.is_some_and(|root| self.tree.is_upheld(root));
         if here || (settled && !self.is_steward(&by)) {
             self.recovery.forget_out();
             context.notify(Notice::Group { group: self.id });
@@ -937,16 +1019,16 @@ impl Group {
         removals.any(|other| other.meta.removed.iter().any(|member| is_in(&member.id)))
     }
 
-    fn forget_waiting(&mut self, gone: impl Fn(&Time) -> bool, context: &mut Context<'_>) {
+    fn forget_waiting(&mut self, gone: impl Fn(&Held) -> bool, context: &mut Context<'_>) {
         let mut forgotten = Vec::new();
         for waiting in self.waiting.values_mut() {
             forgotten.extend(
                 waiting
                     .iter()
-                    .filter(|(_, since)| gone(since))
+                    .filter(|(_, held)| gone(held))
                     .map(|(id, _)| *id),
             );
-            waiting.retain(|_, since| !gone(since));
+            waiting.retain(|_, held| !gone(held));
         }
         self.waiting.retain(|_, waiting| !waiting.is_empty());
         self.waiting_len -= forgotten.len();
@@ -958,6 +1040,6 @@ impl Group {
     /// Forgets envelopes that have waited too long for a commit.
     pub(crate) fn expire_waiting(&mut self, context: &mut Context<'_>) {
         let now = context.now;
-        self.forget_waiting(|since| since.after(super::WAITING_KEPT) < now, context);
+        self.forget_waiting(|held| held.since.after(super::WAITING_KEPT) < now, context);
     }
 }

@@ -153,7 +153,7 @@ impl Group {
             }];
         }
         let mut problems = Vec::new();
-        if !self.in_touch {
+        if !self.in_touch() {
             problems.push(Problem::OutOfTouch);
         }
         if self.recovery.is_old_copy() {

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{epoch::Epoch, note::Class};
 use crate::{
     id::{EpochId, JoinId, MemberId},
+    time::Time,
     topic::RoutingSecret,
 };
 
@@ -27,6 +28,16 @@ pub(crate) struct Vote {
     pub epoch: EpochId,
     /// Another message of this number was sent from another epoch: the vote counts for nobody.
     pub twice: bool,
+}
+
+/// Where a steward says that they stand, in an epoch that is not known here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stray {
+    /// The number of the message that said it.
+    pub seq: u64,
+    pub epoch: EpochId,
+    /// When this device heard it first of any epoch that it does not know.
+    pub since: Time,
 }
 
 /// Where a member's knowledge begins.
@@ -46,6 +57,8 @@ pub(crate) struct Tree {
     forks: BTreeSet<EpochId>,
     roots: Vec<Root>,
     votes: BTreeMap<MemberId, Vote>,
+    /// Of those whose latest message known here says that they stand where this member never was.
+    strays: BTreeMap<MemberId, Stray>,
     path: Vec<EpochId>,
     /// The place of each epoch on the path.
     on_path: BTreeMap<EpochId, usize>,
@@ -62,6 +75,7 @@ impl Tree {
             forks: BTreeSet::new(),
             roots,
             votes: BTreeMap::new(),
+            strays: BTreeMap::new(),
             path: Vec::new(),
             on_path: BTreeMap::new(),
             off_path: BTreeSet::new(),
@@ -87,7 +101,13 @@ impl Tree {
         if !self.is_on_path(&epoch.id) {
             self.off_path.insert(epoch.id);
         }
-        self.epochs.insert(epoch.id, epoch);
+        let id = epoch.id;
+        self.epochs.insert(id, epoch);
+        let here = self.strays.iter().filter(|(_, stray)| stray.epoch == id);
+        let here: Vec<(MemberId, u64)> = here.map(|(member, stray)| (*member, stray.seq)).collect();
+        for (member, seq) in here {
+            self.note_vote(member, seq, id);
+        }
     }
 
     /// Adds a place where this member's knowledge begins.
@@ -111,6 +131,13 @@ impl Tree {
     ///
     /// Gives `true` if that is news.
     pub(crate) fn note_vote(&mut self, member: MemberId, seq: u64, epoch: EpochId) -> bool {
+        if self
+            .strays
+            .get(&member)
+            .is_some_and(|stray| stray.seq <= seq)
+        {
+            self.strays.remove(&member);
+        }
         let fresh = Vote {
             seq,
             epoch,
@@ -153,13 +180,57 @@ impl Tree {
         }
     }
 
+    /// Notes that somebody says to stand in an epoch that may not be known.
+    ///
+    /// Gives `true` if that is news.
+    pub(crate) fn note_stand(
+        &mut self,
+        member: MemberId,
+        seq: u64,
+        epoch: EpochId,
+        now: Time,
+    ) -> bool {
+        if self.contains(&epoch) {
+            return self.note_vote(member, seq, epoch);
+        }
+        let known = self.votes.get(&member).map(|vote| vote.seq);
+        let stray = self.strays.get(&member);
+        if known
+            .max(stray.map(|stray| stray.seq))
+            .is_some_and(|known| known >= seq)
+        {
+            return false;
+        }
+        let since = stray.map_or(now, |stray| stray.since);
+        self.strays.insert(member, Stray { seq, epoch, since });
+        true
+    }
+
+    /// Takes over what was kept of somebody who stands elsewhere; all epochs come first.
+    pub(crate) fn restore_stray(&mut self, member: MemberId, stray: Stray) {
+        self.note_stand(member, stray.seq, stray.epoch, stray.since);
+    }
+
+    /// Where somebody stands, if that is not known here.
+    pub(crate) fn stray(&self, member: &MemberId) -> Option<&Stray> {
+        self.strays.get(member)
+    }
+
+    pub(crate) fn strays_mut(&mut self) -> impl Iterator<Item = &mut Stray> {
+        self.strays.values_mut()
+    }
+
     pub(crate) fn vote(&self, member: &MemberId) -> Option<&Vote> {
         self.votes.get(member)
     }
 
     /// Everybody of whom a message is known.
-    pub(crate) fn voters(&self) -> impl Iterator<Item = &MemberId> {
-        self.votes.keys()
+    pub(crate) fn voters(&self) -> BTreeSet<MemberId> {
+        self.votes
+            .keys()
+            .chain(self.strays.keys())
+            .copied()
+            .collect()
     }
 
     pub(crate) fn votes(&self) -> impl Iterator<Item = &Vote> {
@@ -307,6 +378,26 @@ impl Tree {
         first.chain(forks.filter_map(|place| self.epochs.get(self.path.get(place + 1)?)))
     }
 
+    /// The epochs on the path whose stewards' votes decide about what follows: those that fork, and
+    /// the tip's parent.
+    pub(crate) fn judged(&self) -> impl Iterator<Item = &Epoch> {
+        let last = self.path.len().checked_sub(2);
+        let places = self.forks_on_path().into_iter().chain(last);
+        places.filter_map(|place| self.epochs.get(self.path.get(place)?))
+    }
+
+    /// The epoch on the path after this one.
+    pub(crate) fn next_on_path(&self, epoch: &EpochId) -> Option<&Epoch> {
+        let place = self.on_path.get(epoch)?;
+        self.epochs.get(self.path.get(place + 1)?)
+    }
+
+    /// A branch's epochs, from this one back to where it left the path.
+    pub(crate) fn branch(&self, from: &EpochId) -> impl Iterator<Item = &Epoch> {
+        let branch = self.ancestors(from).take_while(|id| !self.is_on_path(id));
+        branch.filter_map(|id| self.epochs.get(&id))
+    }
+
     /// The last epoch on the path that a branch shares with it; `None` for another root's branch.
     pub(crate) fn fork_of(&self, epoch: &EpochId) -> Option<EpochId> {
         self.ancestors(epoch).find(|id| self.is_on_path(id))
@@ -367,13 +458,24 @@ impl Tree {
 
     /// Tells whether more than half of the stewards of an epoch's parent stand at it or below.
     pub(crate) fn has_majority(&self, epoch: &Epoch) -> bool {
-        let parent = epoch
-            .meta
-            .parent
-            .and_then(|parent| self.epochs.get(&parent));
-        let judges = parent.unwrap_or(epoch);
-        let stewards = &judges.meta.policy.stewards;
+        let stewards = &self.judges(epoch).meta.policy.stewards;
         2 * self.votes_below(stewards, &epoch.id) > stewards.len()
+    }
+
+    /// The same, without those who say that they stand where this member never was.
+    pub(crate) fn is_upheld(&self, epoch: &Epoch) -> bool {
+        let stewards = &self.judges(epoch).meta.policy.stewards;
+        let here = stewards.iter().filter(|id| !self.strays.contains_key(*id));
+        let here: Vec<MemberId> = here.copied().collect();
+        2 * self.votes_below(&here, &epoch.id) > stewards.len()
+    }
+
+    /// The epoch whose stewards decide about another: its parent or, if that is not known, itself.
+    fn judges<'a>(&'a self, epoch: &'a Epoch) -> &'a Epoch {
+        let parent = epoch.meta.parent;
+        parent
+            .and_then(|parent| self.epochs.get(&parent))
+            .unwrap_or(epoch)
     }
 
     /// Chooses among the children of an epoch (SPEC, *Which commit wins*): most stewards' latest

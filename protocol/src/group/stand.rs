@@ -1,0 +1,230 @@
+//! How stewards say where they stand to those who cannot hear it from there.
+//!
+//! Where a steward stands counts as their vote at every fork above. Messages tell it to all who are
+//! in their epoch, but not to those whom a commit on the way has taken out, nor to those who were
+//! let in on a branch that the steward has left. Both would go on believing in a branch that nobody
+//! follows any more. So a steward also says it in a signed note on the topic of the epoch that a
+//! removal ended, and on that of the branch left: whoever judged at a fork hears the same votes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    Context, Group, GroupError, MAX_ORDER, Verdict,
+    epoch::Epoch,
+    keys::{ACK_DELAY, EPOCH_KEPT},
+    note::{Class, Payload, Stand, What},
+};
+use crate::{
+    id::{EpochId, MemberId, TopicId},
+    profile::Output,
+    time::Time,
+    topic::RoutingSecret,
+};
+
+/// How many tips of branches that were left are remembered until those who are there are told.
+pub const MAX_FORSAKEN: usize = 16;
+
+/// To whom a steward has said where they stand; part of the group's record.
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Told {
+    /// Removals on the path of which those who were taken out know that this steward follows them.
+    removals: BTreeSet<EpochId>,
+    /// Tips of branches that this steward has left, where nobody was told yet.
+    forsaken: BTreeSet<EpochId>,
+}
+
+impl Group {
+    /// Notes that the tip has moved from one branch to another.
+    pub(super) fn note_forsaken(&mut self, before: EpochId) {
+        if !self.tree.is_on_path(&before) && self.told.forsaken.len() < MAX_FORSAKEN {
+            self.told.forsaken.insert(before);
+        }
+    }
+
+    /// Notes a removal of one's own: the commit itself says where its committer stands.
+    pub(super) fn note_own_removal(&mut self, epoch: EpochId) {
+        self.told.removals.insert(epoch);
+    }
+
+    /// Says where this steward stands to those who cannot hear it, once the tip has been the same
+    /// for a moment. Gives when that will be.
+    pub(super) fn tell_outsiders(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Result<Option<Time>, GroupError> {
+        if !self.in_touch() || self.recovery.is_old_copy() || self.recovery.out().is_some() {
+            return Ok(None);
+        }
+        let audiences = self.audiences(context.now);
+        if audiences.is_empty() {
+            return Ok(None);
+        }
+        let due = self.tip_since.after(ACK_DELAY);
+        if due > context.now {
+            return Ok(Some(due));
+        }
+        for (routing, epoch) in audiences.into_values() {
+            self.tell_stand(&routing, epoch, context)?;
+        }
+        let path = self
+            .tree
+            .path()
+            .filter(|epoch| epoch.class() == Class::Remove);
+        self.told.removals = path.map(|epoch| epoch.id).collect();
+        self.told.forsaken.clear();
+        self.persist_record(context)?;
+        Ok(None)
+    }
+
+    /// The topics on which this steward has to say where they stand, and which epoch tells it there.
+    fn audiences(&self, now: Time) -> BTreeMap<TopicId, (RoutingSecret, EpochId)> {
+        let mut audiences = BTreeMap::new();
+        let mut tell = |of: &Epoch, epoch: EpochId| {
+            let routing = of.meta.routing.clone();
+            let topic = routing.key().topic();
+            audiences.entry(topic).or_insert((routing, epoch));
+        };
+        for removal in self.tree.path() {
+            let parent = removal.meta.parent.and_then(|id| self.tree.get(&id));
+            let Some(parent) = parent.filter(|_| evicts(removal)) else {
+                continue;
+            };
+            let recent = removal.meta.made.after(EPOCH_KEPT) > now;
+            let told = self.told.removals.contains(&removal.id);
+            if recent && !told && self.judges(parent) {
+                tell(parent, removal.id);
+            }
+        }
+        for forsaken in self.told.forsaken.iter().filter_map(|id| self.tree.get(id)) {
+            if !self.tree.is_on_path(&forsaken.id) && self.strands_somebody(forsaken) {
+                let fork = self.tree.fork_of(&forsaken.id);
+                let next = fork.and_then(|fork| self.tree.next_on_path(&fork));
+                tell(
+                    forsaken,
+                    next.map_or(self.tree.tip(), |next| Some(next.id))
+                        .unwrap_or(forsaken.id),
+                );
+            }
+        }
+        audiences
+    }
+
+    /// Whether this member's vote counts at an epoch, or at a fork above it.
+    fn judges(&self, epoch: &Epoch) -> bool {
+        let me = self.me();
+        let is_judge = |epoch: &Epoch| epoch.meta.policy.rank(&me).is_some();
+        let mut forks = self.tree.judged();
+        let depth = epoch.meta.depth;
+        is_judge(epoch) || forks.any(|fork| fork.meta.depth <= depth && is_judge(fork))
+    }
+
+    /// Whether somebody came in on a branch, where this member was a steward, who is not in the tip,
+    /// or came back there: their keys are good for nothing else.
+    fn strands_somebody(&self, tip: &Epoch) -> bool {
+        let me = self.me();
+        let branch: Vec<&Epoch> = self.tree.branch(&tip.id).collect();
+        let decided = |epoch: &&Epoch| epoch.meta.policy.rank(&me).is_some();
+        let strands = |epoch: &Epoch| {
+            let mut joined = epoch.meta.joined.iter();
+            epoch.class() == Class::Rejoin || joined.any(|member| !self.is_member(&member.id))
+        };
+        branch.iter().any(decided) && branch.into_iter().any(strands)
+    }
+
+    pub(super) fn tell_stand(
+        &mut self,
+        routing: &RoutingSecret,
+        epoch: EpochId,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        let seq = self.next_seq(context)?;
+        let stand = Payload::Stand(Stand::sign(&self.id, seq, epoch, &self.key));
+        let envelopes = self.seal(routing, &stand, context)?;
+        let me = self.me();
+        self.tree.note_stand(me, seq, epoch, context.now);
+        self.persist_vote(&me, context)?;
+        context.out.extend(envelopes.into_iter().map(Output::Keep));
+        Ok(())
+    }
+
+    /// Takes a steward's word of where they stand.
+    pub(super) fn receive_stand(
+        &mut self,
+        stand: &Stand,
+        context: &mut Context<'_>,
+    ) -> Result<Verdict, GroupError> {
+        let Stand {
+            steward,
+            seq,
+            epoch,
+            ..
+        } = *stand;
+        if seq > MAX_ORDER {
+            return Err(GroupError::Malformed);
+        }
+        let judges = |epoch: &Epoch| epoch.meta.policy.rank(&steward).is_some();
+        if !self.tree.epochs().any(judges) {
+            return Err(GroupError::NotSteward);
+        }
+        if !stand.is_genuine(&self.id) {
+            return Err(GroupError::Outsider);
+        }
+        if steward == self.me() {
+            self.meet_oneself(&epoch, seq, context)?;
+            return Ok(Verdict::Known);
+        }
+        let news = self.tree.note_stand(steward, seq, epoch, context.now);
+        if !news {
+            return Ok(Verdict::Known);
+        }
+        self.follow_vote(&steward, news, context)?;
+        Ok(Verdict::Accepted)
+    }
+
+    /// Since when a steward of the tip, or of where this member came in, says that they stand where
+    /// this member never was, the longest.
+    pub(super) fn strayed(&self) -> Option<Time> {
+        let root = self.tree.path().next();
+        let there = root
+            .into_iter()
+            .flat_map(|root| root.meta.policy.stewards.iter());
+        let stewards = self.other_stewards().into_iter().chain(there.copied());
+        let strays = stewards.filter_map(|steward| Some(self.tree.stray(&steward)?.since));
+        strays.min()
+    }
+
+    /// If all other stewards of the tip, or all of where this member came in, say that they stand
+    /// where this member never was: who of them said so last, in what message, and where they are.
+    pub(super) fn all_strayed(&self) -> Option<(MemberId, u64, EpochId)> {
+        let me = self.me();
+        let root = self.tree.path().next()?;
+        let there = root.meta.policy.stewards.iter().filter(|id| **id != me);
+        let last = |stewards: Vec<MemberId>| {
+            let strays = stewards
+                .into_iter()
+                .map(|id| Some((self.tree.stray(&id)?, id)));
+            let strays: Option<Vec<_>> = strays.collect();
+            strays?.into_iter().max_by_key(|(stray, _)| stray.since)
+        };
+        let (stray, steward) =
+            last(self.other_stewards()).or_else(|| last(there.copied().collect()))?;
+        Some((steward, stray.seq, stray.epoch))
+    }
+
+    fn other_stewards(&self) -> Vec<MemberId> {
+        let me = self.me();
+        let stewards = self.policy().map(|policy| policy.stewards.iter().copied());
+        stewards
+            .into_iter()
+            .flatten()
+            .filter(|id| *id != me)
+            .collect()
+    }
+}
+
+/// Whether a commit takes somebody out who did not ask to leave.
+fn evicts(epoch: &Epoch) -> bool {
+    let note = epoch.meta.note.iter();
+    let mut intents = note.flat_map(|note| note.intents.iter());
+    intents.any(|intent| matches!(intent.what, What::Remove { .. }))
+}

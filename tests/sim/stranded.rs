@@ -1,0 +1,187 @@
+//! Who would be left behind where nobody is any more, or not be heard by those who came later.
+//!
+//! `TRACE=1 cargo test -p tests --test stranded NAME -- --nocapture` says what happens.
+
+use kith_protocol::time::Span;
+use tests::sim::{
+    Action, Deed, World,
+    scene::{
+        MINUTE, SETTLED, appoint, asked, council, does, evening, gather, holds, isolate, part,
+        post, ranks, roster, sees, until,
+    },
+};
+
+const HOUR: Span = Span::HOUR;
+
+/// A link that one steward makes on their side of a partition, and somebody uses there.
+fn let_in(world: &mut World, steward: usize, newcomer: usize) {
+    asked(
+        world,
+        Action::InviteBy {
+            node: steward,
+            slot: 0,
+            uses: 5,
+            life: Span::DAY,
+        },
+    );
+    world.run_for(MINUTE);
+    asked(
+        world,
+        Action::Join {
+            node: newcomer,
+            slot: 0,
+        },
+    );
+    assert!(until(world, SETTLED, |world| world.is_in(newcomer, 0)));
+}
+
+/// Three stewards; the founder is cut off with a newcomer and takes the others out, who take the
+/// founder out. What most stewards stand on wins.
+fn quarrel(seed: u64) -> World {
+    let mut world = World::new(seed, 7, 2);
+    gather(&mut world, 0, 0, 1..6);
+    appoint(&mut world, 0, 0, 1..3);
+    part(&mut world, [0, 6, 7], HOUR.times(2));
+    world.run_for(MINUTE);
+    does(&mut world, 0, Deed::Remove(1));
+    does(&mut world, 0, Deed::Remove(2));
+    does(&mut world, 1, Deed::Remove(0));
+    world.run_for(MINUTE);
+    world
+}
+
+#[test]
+fn a_steward_whom_the_others_took_out_hears_within_minutes_where_they_stand() {
+    for seed in 700..704 {
+        let mut world = quarrel(seed);
+        assert!(world.is_in(0, 0) && world.is_in(1, 0));
+        world.run_for(HOUR.times(2));
+        let out = |world: &World| !world.is_in(0, 0);
+        assert!(until(&mut world, SETTLED, out), "SEED={seed}");
+        holds(&mut world);
+        assert_eq!(roster(&world, 1), [1, 2, 3, 4, 5].into());
+    }
+}
+
+#[test]
+fn who_was_let_in_after_the_others_had_been_taken_out_learns_that_nobody_follows() {
+    for seed in 710..714 {
+        let mut world = quarrel(seed);
+        let_in(&mut world, 0, 6);
+        post(&mut world, 6);
+        world.run_for(HOUR.times(2));
+        let told = |world: &World| !world.is_in(6, 0);
+        assert!(until(&mut world, HOUR, told), "SEED={seed}");
+        holds(&mut world);
+        assert!(!world.is_in(0, 0) && !sees(&world, 1, 6));
+    }
+}
+
+#[test]
+fn a_newcomer_who_was_made_a_steward_on_a_branch_that_lost_learns_it_too() {
+    for seed in 720..724 {
+        let mut world = quarrel(seed);
+        let_in(&mut world, 0, 6);
+        does(&mut world, 0, Deed::Promote(6));
+        world.run_for(MINUTE);
+        does(&mut world, 6, Deed::Remove(0));
+        world.run_for(HOUR.times(2));
+        holds(&mut world);
+        assert!(!world.is_in(6, 0) && world.is_in(1, 0), "SEED={seed}");
+    }
+}
+
+#[test]
+fn what_was_said_before_one_came_back_is_read_when_its_commit_comes_at_last() {
+    for seed in 730..733 {
+        let mut world = council(seed, 4, 2, 2);
+        let (late, early) = (4, 5);
+        world.act(Action::Stop {
+            node: 3,
+            down: HOUR.times(20),
+        });
+        // The change and the first post reach only the community node that then goes off.
+        part(&mut world, [early], HOUR);
+        world.run_for(MINUTE);
+        does(&mut world, 0, Deed::Promote(2));
+        world.run_for(MINUTE);
+        post(&mut world, 0);
+        world.run_for(MINUTE);
+        world.act(Action::Stop {
+            node: late,
+            down: HOUR.times(30),
+        });
+        // Nodes would bring the other one up to date.
+        for node in 0..3 {
+            isolate(&mut world, node, HOUR.times(22));
+        }
+        world.run_for(HOUR.times(40));
+        holds(&mut world);
+    }
+}
+
+#[test]
+fn a_steward_who_came_later_lets_go_who_asked_to_leave_before() {
+    for seed in 740..743 {
+        let mut world = World::new(seed, 4, 2);
+        gather(&mut world, 0, 0, 1..3);
+        part(&mut world, [2, 4], HOUR.times(3));
+        world.run_for(MINUTE);
+        asked(&mut world, Action::Leave { node: 2, slot: 0 });
+        let_in(&mut world, 0, 3);
+        does(&mut world, 0, Deed::Promote(3));
+        world.run_for(MINUTE);
+        world.act(Action::Vanish { node: 0 });
+        world.run_for(HOUR.times(3));
+        holds(&mut world);
+        assert!(ranks(&world, 1).contains(&3));
+        assert!(!sees(&world, 1, 2), "SEED={seed}");
+    }
+}
+
+#[test]
+fn a_removal_reaches_the_removed_though_its_steward_leaves_and_a_relay_fails() {
+    for seed in 750..753 {
+        let mut world = evening(seed, 2, 2);
+        part(&mut world, [0, 2], HOUR.times(2));
+        world.run_for(MINUTE);
+        does(&mut world, 0, Deed::Remove(1));
+        world.run_for(MINUTE);
+        asked(&mut world, Action::Leave { node: 0, slot: 0 });
+        world.run_for(MINUTE);
+        world.act(Action::Vanish { node: 2 });
+        world.run_for(HOUR.times(3));
+        assert!(!world.is_in(1, 0), "SEED={seed}");
+        holds(&mut world);
+    }
+}
+
+#[test]
+fn what_waits_on_a_device_survives_a_clock_that_is_months_ahead_for_a_while() {
+    for (seed, crash) in [(760, false), (761, true)] {
+        let mut world = evening(seed, 4, 2);
+        isolate(&mut world, 2, HOUR.times(3));
+        isolate(&mut world, 3, HOUR.times(3));
+        // Said and encrypted before the links are known to be dead.
+        post(&mut world, 2);
+        asked(&mut world, Action::Leave { node: 3, slot: 0 });
+        world.run_for(HOUR);
+        for node in [2, 3] {
+            let ms = Span::DAY.times(118).as_ms() as i64;
+            world.act(Action::SetClock { node, ms });
+        }
+        if crash {
+            world.act(Action::Stop {
+                node: 3,
+                down: MINUTE,
+            });
+        }
+        world.run_for(HOUR);
+        for node in [2, 3] {
+            world.act(Action::SetClock { node, ms: 0 });
+        }
+        world.run_for(HOUR.times(2));
+        holds(&mut world);
+        assert!(!sees(&world, 0, 3), "SEED={seed}");
+    }
+}
