@@ -34,7 +34,9 @@ use rand_core::{CryptoRng, RngCore};
 use self::{
     client::ClientLink,
     index::{Entry, Index},
-    limit::{CLOCK_STEP, MAX_DROPS, MAX_LINKS, MAX_PEER_ID, MAX_WATCHED, SWEEP_PAUSE},
+    limit::{
+        CLOCK_STEP, MAX_DROPS, MAX_LINKS, MAX_PEER_ID, MAX_WATCHED, PERSONAL_GRACE, SWEEP_PAUSE,
+    },
     server::ServerLink,
 };
 pub use self::{
@@ -77,6 +79,8 @@ pub struct Mailbox {
     timer: Option<Time>,
     /// The time of the last input.
     last: Time,
+    /// Until then the clock is not trusted for what lasts: it has just jumped ahead, or we started.
+    unsteady: Time,
 }
 
 /// What is to be known of a new envelope.
@@ -138,6 +142,7 @@ impl Mailbox {
             sweep,
             timer: None,
             last: Time::from_ms(0),
+            unsteady: Time::from_ms(0),
         }
     }
 
@@ -200,6 +205,10 @@ impl Mailbox {
             }
             self.sweep = self.sweep.map(|_| now);
             self.timer = None;
+            self.unsteady = self.unsteady.min(now);
+        }
+        if self.last.after(PERSONAL_GRACE) < now {
+            self.unsteady = now.after(PERSONAL_GRACE);
         }
         self.last = now;
     }
@@ -411,7 +420,8 @@ impl Mailbox {
         for topic in topics {
             let all = self.abandoned(&topic, now);
             let policy = self.policy;
-            let drops = |entry: &Entry| all || policy.drops(entry, now);
+            let steady = self.unsteady <= now || policy.serves_any_topic();
+            let drops = |entry: &Entry| all || (steady && policy.drops(entry, now));
             for (bucket, id) in self.index.sweep(&topic, budget, drops) {
                 budget -= 1;
                 out.push(Output::Persist(Record::Drop { topic, bucket, id }));
