@@ -274,17 +274,18 @@ impl Driver {
                         address: addr,
                     },
                 );
-                let (side, server) = match role {
-                    LinkRole::Client => (Side::Client, peer),
-                    LinkRole::Server => (Side::Server, self.network.local_peer()),
+                let own = self.network.local_peer();
+                let (side, client, server) = match role {
+                    LinkRole::Client => (Side::Client, own, peer),
+                    LinkRole::Server => (Side::Server, peer, own),
                 };
                 self.effects
                     .push(Effect::Notice(crate::api::Notice::NetworkChanged));
-                let server = server.as_bytes().to_vec();
                 self.step_mailbox(mailbox::Input::LinkUp {
                     link: name(link),
                     side,
-                    server,
+                    client: client.as_bytes().to_vec(),
+                    server: server.as_bytes().to_vec(),
                 })?;
             }
             NetworkEvent::LinkDown { link } => {

@@ -12,7 +12,7 @@ mod hear;
 mod pump;
 mod track;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand_core::RngCore;
 
@@ -20,7 +20,7 @@ use self::track::{Phase, Pinned, Track};
 use super::{
     News,
     frame::Nonce,
-    limit::{MAX_PENDING, MAX_RECONCILIATION, REPLY_WAIT},
+    limit::{MAX_PENDING, MAX_RECONCILIATION, PEER_RECHECK, RECHECK, REPLY_WAIT},
 };
 use crate::{
     id::{EnvelopeId, TopicId},
@@ -31,6 +31,10 @@ use crate::{
 pub(super) struct ClientLink {
     /// The server's peer id.
     server: Vec<u8>,
+    /// Whether what came another way is brought there soon.
+    soon: bool,
+    /// The community nodes that the server says it is linked to.
+    peers: Option<BTreeSet<Vec<u8>>>,
     challenge: Option<Challenge>,
     tracks: BTreeMap<TopicId, Track>,
     /// Puts that wait for an answer, at most [`MAX_UNACKED`].
@@ -71,9 +75,11 @@ impl Challenge {
 }
 
 impl ClientLink {
-    pub(super) fn new(server: Vec<u8>) -> Self {
+    pub(super) fn new(server: Vec<u8>, soon: bool) -> Self {
         Self {
             server,
+            soon,
+            peers: None,
             challenge: None,
             tracks: BTreeMap::new(),
             unacked: BTreeMap::new(),
@@ -102,8 +108,40 @@ impl ClientLink {
         if news.made_here {
             track.put_soon(news.bucket, news.id);
         } else {
-            track.recheck.may_lack(news.id, now, rng);
+            let wait = if self.soon { PEER_RECHECK } else { RECHECK };
+            track.recheck.may_lack(news.id, wait, now, rng);
         }
+    }
+
+    /// Who is at the other end.
+    pub(super) fn peer(&self) -> &[u8] {
+        &self.server
+    }
+
+    /// The community nodes that the server says it is linked to.
+    pub(super) fn peers(&self) -> &BTreeSet<Vec<u8>> {
+        static NONE: BTreeSet<Vec<u8>> = BTreeSet::new();
+        self.peers.as_ref().unwrap_or(&NONE)
+    }
+
+    /// Tells whether the topic is used on this link.
+    pub(super) fn tracks(&self, topic: &TopicId) -> bool {
+        self.tracks.contains_key(topic)
+    }
+
+    /// Stops using all topics but some on this link; gives those.
+    pub(super) fn drop_tracks(&mut self, kept: impl Fn(&TopicId) -> bool) -> Vec<TopicId> {
+        let gone = self.tracks.keys().filter(|topic| !kept(topic));
+        let gone: Vec<TopicId> = gone.copied().collect();
+        self.tracks.retain(|topic, _| kept(topic));
+        gone
+    }
+
+    /// The server's time, and until when by it the topic is pinned there, if it is.
+    pub(super) fn pinned_until(&self, topic: &TopicId, now: Time) -> Option<(Time, Time)> {
+        let first = self.challenge.as_ref()?;
+        let pinned = self.tracks.get(topic)?.pinned?;
+        Some((first.server_time(now), pinned.until))
     }
 
     /// Gives up a put whose envelope cannot be read.

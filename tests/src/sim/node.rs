@@ -247,11 +247,18 @@ impl Node {
     // Inputs: each is one step.
 
     /// A link has opened.
-    pub fn link_up(&mut self, now: Time, link: LinkId, side: Side, server: Vec<u8>) {
+    pub fn link_up(&mut self, now: Time, link: LinkId, side: Side, ends: [&str; 2]) {
         if let Some(machine) = &mut self.machine {
             machine.links.insert(link);
         }
-        self.mail(now, mailbox::Input::LinkUp { link, side, server });
+        let [client, server] = ends.map(|address| address.as_bytes().to_vec());
+        let up = mailbox::Input::LinkUp {
+            link,
+            side,
+            client,
+            server,
+        };
+        self.mail(now, up);
     }
 
     /// A link has closed.

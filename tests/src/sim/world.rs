@@ -749,7 +749,8 @@ impl World {
         );
         let now = self.now;
         for (at, side) in [(node, Side::Client), (server, Side::Server)] {
-            self.nodes[at].link_up(now, LinkId(id), side, address.clone().into_bytes());
+            let own = self.nodes[node].address();
+            self.nodes[at].link_up(now, LinkId(id), side, [&own, &address]);
             self.after_step(at);
         }
     }

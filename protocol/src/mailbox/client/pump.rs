@@ -92,19 +92,37 @@ impl Mailbox {
         Ok(())
     }
 
-    pub(super) fn ask_for_pin(&mut self, link: LinkId, topic: TopicId, out: &mut Vec<Output>) {
-        let (Some(server), Some(watched)) = (self.servers.get_mut(&link), self.watched.get(&topic))
-        else {
+    pub(in crate::mailbox) fn ask_for_pin(
+        &mut self,
+        link: LinkId,
+        topic: TopicId,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(server) = self.servers.get_mut(&link) else {
             return;
         };
-        if !watched.shown_to.has(&server.server) {
+        let Some(first) = &server.challenge else {
             return;
-        }
-        if let Some(first) = &server.challenge {
+        };
+        let pin = if let Some(watched) = self.watched.get(&topic) {
+            if !watched.shown_to.has(&server.server) {
+                return;
+            }
             let proof = pin::prove(&watched.key, &server.server, &first.nonce);
-            server.tracks.entry(topic).or_default().phase = Phase::Pinning;
-            send(link, &Frame::Pin { topic, proof }, out);
-        }
+            Frame::Pin { topic, proof }
+        } else {
+            let delegations = self.delegations.get(&server.server);
+            let Some(given) = delegations.and_then(|given| given.get(&topic)) else {
+                return;
+            };
+            Frame::PinDelegated {
+                topic,
+                until: given.until,
+                proof: given.proof,
+            }
+        };
+        server.tracks.entry(topic).or_default().phase = Phase::Pinning;
+        send(link, &pin, out);
     }
 
     fn renew_pins(&mut self, link: LinkId, now: Time, out: &mut Vec<Output>) {

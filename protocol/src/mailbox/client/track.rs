@@ -6,7 +6,7 @@ use rand_core::RngCore;
 
 use crate::{
     id::EnvelopeId,
-    mailbox::limit::{MAX_PENDING, MAX_RECHECK, MAX_REFUSED, PIN_RENEWAL, RECHECK},
+    mailbox::limit::{MAX_PENDING, MAX_RECHECK, MAX_REFUSED, PIN_RENEWAL},
     time::{Bucket, Span, Time},
 };
 
@@ -175,15 +175,20 @@ pub(super) struct Recheck {
 }
 
 impl Recheck {
-    /// The server may lack this envelope.
-    pub(super) fn may_lack(&mut self, id: EnvelopeId, now: Time, rng: &mut impl RngCore) {
+    /// The server may lack this envelope: compares after a random while between these two.
+    pub(super) fn may_lack(
+        &mut self,
+        id: EnvelopeId,
+        (shortest, longest): (Span, Span),
+        now: Time,
+        rng: &mut impl RngCore,
+    ) {
         if self.ids.len() < MAX_RECHECK {
             self.ids.insert(id);
         } else {
             self.certain = true;
         }
         if self.due.is_none() {
-            let (shortest, longest) = RECHECK;
             let spread = longest.as_ms() - shortest.as_ms();
             let wait = shortest.as_ms() + rng.next_u64() % (spread + 1);
             self.due = Some(now.after(Span::from_ms(wait)));
