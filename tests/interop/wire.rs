@@ -155,6 +155,12 @@ pub enum What {
     Demote {
         member: Hash,
     },
+    Enlist {
+        address: String,
+    },
+    Delist {
+        address: String,
+    },
 }
 
 /// SPEC, *Coming back*: what travels on a help topic.

@@ -613,6 +613,7 @@ fn log(group: &mut Group) -> GroupLog {
             kind: ChangeKind::Began,
             subject: None,
             reason: None,
+            address: None,
         }],
     };
     let changes = group.entries.iter().filter_map(|entry| {
@@ -627,6 +628,7 @@ fn log(group: &mut Group) -> GroupLog {
             kind,
             subject: entry.subject.clone(),
             reason,
+            address: None,
         };
         Some((entry.at, change))
     });

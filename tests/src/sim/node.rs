@@ -539,6 +539,7 @@ impl Step<'_> {
             routing,
             group,
             community,
+            parting,
         } in watched
         {
             let nodes = if community.is_empty() {
@@ -552,7 +553,12 @@ impl Step<'_> {
                 .iter()
                 .filter(|((of, _), _)| machine.listening && Some(*of) == group);
             let direct = direct.flat_map(|(_, addresses)| addresses);
-            let shown_to: BTreeSet<String> = nodes.iter().chain(direct).cloned().collect();
+            let shown_to: BTreeSet<String> = nodes
+                .iter()
+                .chain(&parting)
+                .chain(direct)
+                .cloned()
+                .collect();
             let key = routing.key();
             topics.insert(key.topic());
             addresses.extend(shown_to.iter().cloned());
