@@ -1123,6 +1123,14 @@ impl World {
                 let (group, member) = self.of_member_and(node, slot, target)?;
                 self.command(node, Command::Demote { group, member }, Asked::Other)
             }
+            Action::Enlist { node, slot, relay } => {
+                let (group, address) = (self.of_member(node, slot)?, self.relay(relay));
+                self.command(node, Command::Enlist { group, address }, Asked::Other)
+            }
+            Action::Delist { node, slot, relay } => {
+                let (group, address) = (self.of_member(node, slot)?, self.relay(relay));
+                self.command(node, Command::Delist { group, address }, Asked::Other)
+            }
             Action::AtOnce { slot, deeds } => {
                 let stewards = self.stewards(slot);
                 for (pick, deed) in deeds {
@@ -1284,6 +1292,11 @@ impl World {
     fn of_member(&self, node: usize, slot: usize) -> Option<GroupId> {
         let group = self.slots.get(slot)?.id?;
         self.is_in(node, slot).then_some(group)
+    }
+
+    /// The address of a relay, counted from the first one.
+    fn relay(&self, at: usize) -> String {
+        self.nodes[self.relays().start + at].address()
     }
 
     /// The group and the pseudonym of another node's person in it, if this node is up and in it.
