@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_bytes::ByteBuf;
 
-use super::net::{Net, TestRng, Traffic, key};
+use super::net::{Faults, Net, TestRng, Traffic, key};
 use crate::{
     envelope::Envelope,
     id::EnvelopeId,
@@ -439,5 +439,125 @@ fn a_list_of_peers_is_taken_once_and_has_a_limit() {
             net.input(member, Input::Frame { link, bytes });
         }
         assert_eq!(net.nodes[member].told.closed, [CloseReason::BadPeers]);
+    }
+}
+
+/// Client and server among three peers, then members and the nodes that they reach.
+const PEERINGS: [(usize, usize); 4] = [(0, 1), (1, 0), (2, 1), (0, 2)];
+const REACHED: [(usize, usize); 4] = [(3, 0), (4, 1), (5, 2), (5, 0)];
+
+fn connect_all(net: &mut Net, relays: &[usize]) {
+    for link in net.links.keys().copied().collect::<Vec<_>>() {
+        net.cut(link);
+    }
+    for (client, server) in PEERINGS.into_iter().chain(REACHED) {
+        net.connect(client, server);
+    }
+    for member in 3..6 {
+        net.federate(member, relays);
+    }
+}
+
+#[test]
+fn whatever_goes_wrong_all_nodes_hold_the_same_once_it_stops() {
+    let only = std::env::var("SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok());
+    for seed in only.map_or(100..108, |seed: u64| seed..seed + 1) {
+        eprintln!("SEED={seed}");
+        let mut net = Net::new(seed);
+        let relays = net.peers(3);
+        for _ in 0..3 {
+            net.member(&[TOPIC]);
+        }
+        connect_all(&mut net, &relays);
+        net.faults = Faults {
+            cut: 300,
+            crash: 500,
+            ..Faults::default()
+        };
+        let mut chance = TestRng(seed ^ 0xfed);
+        for _ in 0..400 {
+            match chance.below(20) {
+                0..8 => drop(net.say(3 + chance.below(3), TOPIC)),
+                8..10 => {
+                    let all: Vec<_> = PEERINGS.into_iter().chain(REACHED).collect();
+                    let (client, server) = all[chance.below(all.len())];
+                    net.connect(client, server);
+                }
+                10 => net.advance(Span::from_ms(chance.below(5_000) as u64)),
+                11 => net.federate(3 + chance.below(3), &relays),
+                _ => {
+                    for _ in 0..chance.below(20) {
+                        net.step();
+                    }
+                }
+            }
+        }
+        net.faults = Faults::default();
+        let all: BTreeSet<_> = (0..6).flat_map(|node| net.held(node, TOPIC)).collect();
+        connect_all(&mut net, &relays);
+        net.advance(Span::SECOND.times(300));
+        net.have_all(&[0, 1, 2, 3, 4, 5], &all);
+        // From here on nobody reconnects, and everything still crosses within a second.
+        let mut all = all;
+        for at in 0..10 {
+            all.insert(net.say(3 + at % 3, TOPIC));
+            net.advance(Span::SECOND);
+            net.have_all(&[0, 1, 2, 3, 4, 5], &all);
+        }
+    }
+}
+
+#[test]
+#[ignore = "measures; meaningful with optimisation only"]
+fn what_a_put_costs_beside_many_shared_topics() {
+    for topics in [1, 512, MAX_PEER_TOPICS] {
+        let mut net = Net::new(14);
+        let relays = net.peers(4);
+        for peer in &relays[1..] {
+            net.connect(relays[0], *peer);
+        }
+        net.run();
+        let holder = net.nodes[relays[0]].peer.clone();
+        let until = net.now.after(Span::DAY);
+        let mut putter = None;
+        for number in 0..topics {
+            if number % MAX_PINS == 0 {
+                let id = format!("giver {number}");
+                putter = Some(Client::open(&mut net, relays[0], id.as_bytes()));
+            }
+            let giver = putter.as_ref().unwrap();
+            let topic = numbered(number);
+            giver.pins(&mut net, &topic);
+            for peer in &relays[1..] {
+                let server = net.nodes[*peer].peer.clone();
+                let delegate = Frame::Delegate {
+                    topic: topic.topic(),
+                    until,
+                    proof: delegation::sign(&topic, &holder, &server, until),
+                    server: ByteBuf::from(server),
+                };
+                giver.tell(&mut net, &delegate);
+            }
+            net.run();
+        }
+        let (giver, topic) = (putter.unwrap(), numbered(topics - 1));
+        let bucket = net.now.bucket();
+        let puts: Vec<Frame> = (0..2000_u64)
+            .map(|number| {
+                let mut rng = TestRng(number);
+                let envelope = Envelope::seal(&topic, bucket, b"x", &mut rng).unwrap();
+                Frame::Put(envelope.as_bytes().to_vec())
+            })
+            .collect();
+        let start = std::time::Instant::now();
+        for put in &puts {
+            giver.tell(&mut net, put);
+        }
+        println!(
+            "{topics} topics at 3 peers: {:?} a put",
+            start.elapsed() / 2000
+        );
     }
 }
