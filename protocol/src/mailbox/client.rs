@@ -11,12 +11,16 @@
 mod hear;
 mod pump;
 mod track;
+mod tracks;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use rand_core::RngCore;
 
-use self::track::{Phase, Pinned, Track};
+use self::{
+    track::{Phase, Pinned, Track},
+    tracks::Tracks,
+};
 use super::{
     News,
     frame::Nonce,
@@ -36,7 +40,7 @@ pub(super) struct ClientLink {
     /// The community nodes that the server says it is linked to.
     peers: Option<BTreeSet<Vec<u8>>>,
     challenge: Option<Challenge>,
-    tracks: BTreeMap<TopicId, Track>,
+    tracks: Tracks,
     /// Puts that wait for an answer, at most [`MAX_UNACKED`].
     unacked: BTreeMap<EnvelopeId, TopicId>,
     /// Fetched ids that wait for an answer, at most [`MAX_FETCHING`].
@@ -81,7 +85,7 @@ impl ClientLink {
             soon,
             peers: None,
             challenge: None,
-            tracks: BTreeMap::new(),
+            tracks: Tracks::default(),
             unacked: BTreeMap::new(),
             fetching: BTreeMap::new(),
             pushed: 0,
@@ -94,15 +98,15 @@ impl ClientLink {
 
     /// When a tick has something to do here.
     pub(super) fn deadline(&self) -> Option<Time> {
-        let tracks = self.tracks.values().filter_map(Track::deadline);
+        let tracks = self.tracks.deadline().into_iter();
         tracks.chain(self.silent_at()).chain(self.retry_fetch).min()
     }
 
     /// Takes note of an envelope that did not come from this server.
     pub(super) fn offer(&mut self, news: News, now: Time, rng: &mut impl RngCore) {
         // Before the pin holds there is nothing to note: the first comparison covers it.
-        let track = self.tracks.get_mut(&news.topic);
-        let Some(track) = track.filter(|track| track.pinned.is_some()) else {
+        let pinned = |track: &&mut Track| track.pinned.is_some();
+        let Some(track) = self.tracks.wake(&news.topic).filter(pinned) else {
             return;
         };
         if news.made_here {
@@ -126,14 +130,16 @@ impl ClientLink {
 
     /// Tells whether the topic is used on this link.
     pub(super) fn tracks(&self, topic: &TopicId) -> bool {
-        self.tracks.contains_key(topic)
+        self.tracks.contains(topic)
     }
 
     /// Stops using all topics but some on this link; gives those.
     pub(super) fn drop_tracks(&mut self, kept: impl Fn(&TopicId) -> bool) -> Vec<TopicId> {
-        let gone = self.tracks.keys().filter(|topic| !kept(topic));
+        let gone = self.tracks.topics().filter(|topic| !kept(topic));
         let gone: Vec<TopicId> = gone.copied().collect();
-        self.tracks.retain(|topic, _| kept(topic));
+        for topic in &gone {
+            self.tracks.remove(topic);
+        }
         gone
     }
 
@@ -159,7 +165,7 @@ impl ClientLink {
         self.challenge.is_none()
             || !self.unacked.is_empty()
             || !self.fetching.is_empty()
-            || self.tracks.values().any(owed)
+            || self.tracks.awake().any(|(_, track)| owed(track))
     }
 
     fn moves(&self, topic: &TopicId) -> bool {
@@ -178,7 +184,7 @@ impl ClientLink {
     /// Ends a topic's run: the server does not let us go on with it for now.
     fn suspend(&mut self, topic: &TopicId, retry: Time) {
         self.fetching.retain(|_, fetch| fetch.topic != *topic);
-        if let Some(track) = self.tracks.get_mut(topic) {
+        if let Some(track) = self.tracks.wake(topic) {
             track.suspend(retry);
         }
     }

@@ -66,7 +66,7 @@ impl Mailbox {
                     return Err(CloseReason::BadPeers);
                 }
                 server.peers = Some(peers.into_iter().map(ByteBuf::into_vec).collect());
-                for topic in server.tracks.keys().copied().collect::<Vec<_>>() {
+                for topic in server.tracks.topics().copied().collect::<Vec<_>>() {
                     self.delegate(link, &topic, now, out);
                 }
             }
@@ -79,7 +79,7 @@ impl Mailbox {
             Frame::Push(bytes) => self.pushed(link, bytes, now, rng, out)?,
             Frame::Stored { id, until } => self.acknowledged(link, id, until, out),
             Frame::Behind { topic } => {
-                if let Some(track) = server.tracks.get_mut(&topic) {
+                if let Some(track) = server.tracks.wake(&topic) {
                     track.recheck.no_later_than(now.after(BEHIND_WAIT));
                 }
             }
@@ -103,7 +103,7 @@ impl Mailbox {
         // By the server's clock: ours may be wrong.
         let clock = server.challenge.map(|first| first.server_time(now));
         let ours = self.policy.window(clock.unwrap_or(now));
-        if let Some(track) = server.tracks.get_mut(topic) {
+        if let Some(track) = server.tracks.wake(topic) {
             track.grant(Pinned {
                 at: now,
                 until,
@@ -122,7 +122,7 @@ impl Mailbox {
         let Some(server) = self.servers.get_mut(&link) else {
             return Ok(());
         };
-        let Some(track) = server.tracks.get_mut(&topic) else {
+        let Some(track) = server.tracks.wake(&topic) else {
             return Ok(()); // Unwatched meanwhile.
         };
         let Some(pinned) = track.pinned.filter(|_| track.phase == Phase::Comparing) else {
@@ -243,7 +243,7 @@ impl Mailbox {
         let Some(server) = self.servers.get_mut(&link) else {
             return;
         };
-        let Some(track) = server.tracks.get_mut(topic) else {
+        let Some(track) = server.tracks.wake(topic) else {
             return;
         };
         track.recheck.has(&id);
@@ -267,7 +267,7 @@ impl Mailbox {
         let Some(topic) = server.unacked.remove(&id) else {
             return;
         };
-        if let Some(track) = server.tracks.get_mut(&topic) {
+        if let Some(track) = server.tracks.wake(&topic) {
             track.recheck.has(&id);
         }
         out.push(Output::Stored {
@@ -296,7 +296,7 @@ impl Mailbox {
             _ => PIN_RETRY,
         });
         let topic = match id {
-            None if server.tracks.contains_key(&topic) => {
+            None if server.tracks.contains(&topic) => {
                 server.suspend(&topic, retry);
                 topic
             }
@@ -329,7 +329,7 @@ impl Mailbox {
 impl ClientLink {
     /// Makes sure that a refused put is not tried again at once.
     fn put_refused(&mut self, topic: &TopicId, id: EnvelopeId, why: Refusal, retry: Time) {
-        let Some(track) = self.tracks.get_mut(topic) else {
+        let Some(track) = self.tracks.wake(topic) else {
             return;
         };
         match why {

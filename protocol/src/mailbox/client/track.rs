@@ -89,6 +89,12 @@ impl Track {
         matches!(self.phase, Phase::Comparing | Phase::Moving)
     }
 
+    /// Tells whether there is nothing to do before [`Track::deadline`], unless something happens.
+    pub(super) fn is_quiet(&self) -> bool {
+        let rests = matches!(self.phase, Phase::Settled | Phase::Refused(_));
+        rests && self.has_moved() && !self.again
+    }
+
     /// Tells whether nothing of the last answer is left to ask for or to send.
     pub(super) fn has_moved(&self) -> bool {
         self.need.is_empty() && self.have.is_empty()
