@@ -32,7 +32,9 @@ pub(crate) enum Command {
     Init(InitArgs),
     /// Run your own node in the foreground and open its page
     Up(UpArgs),
-    /// Run a community node in the foreground: it carries sealed messages for groups
+    /// Run a community node in the foreground: it carries sealed messages for groups. Or choose
+    /// and try the community nodes that your own node uses
+    #[command(args_conflicts_with_subcommands = true)]
     Community(CommunityArgs),
     /// Show what the running node does
     Status,
@@ -90,6 +92,62 @@ pub(crate) struct CommunityArgs {
     /// How long messages are kept
     #[arg(long, value_name = "TIME", default_value = "30d", value_parser = span)]
     pub(crate) retention: Duration,
+
+    /// Another community node to keep shared topics equal with; may be given several times
+    #[arg(long, value_name = "MULTIADDR")]
+    pub(crate) peer: Vec<String>,
+
+    #[command(subcommand)]
+    pub(crate) choice: Option<ChoiceCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ChoiceCommand {
+    /// List the community nodes that your node uses for new groups
+    List,
+    /// Use another community node for new groups
+    Add {
+        /// Its address, as its operator gives it
+        #[arg(value_name = "MULTIADDR")]
+        address: String,
+    },
+    /// No longer use a community node for new groups
+    Remove {
+        /// Its address, or the peer id at the end of it
+        #[arg(value_name = "MULTIADDR")]
+        address: String,
+    },
+    /// Look at a community node before you trust it: who answers, what it promises, how fast
+    Try {
+        /// Its address, as its operator gives it
+        #[arg(value_name = "MULTIADDR")]
+        address: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GroupCommunityCommand {
+    /// List the community nodes that store a group's messages
+    List {
+        /// Name of the group, or the beginning of its id
+        group: String,
+    },
+    /// Add one; the group will see that you did
+    Add {
+        /// Name of the group, or the beginning of its id
+        group: String,
+        /// Its address, as its operator gives it
+        #[arg(value_name = "MULTIADDR")]
+        address: String,
+    },
+    /// Take one off the list; members go on with the others
+    Remove {
+        /// Name of the group, or the beginning of its id
+        group: String,
+        /// Its address, or the peer id at the end of it
+        #[arg(value_name = "MULTIADDR")]
+        address: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -112,6 +170,9 @@ pub(crate) enum GroupCommand {
         /// Name of the group, or the beginning of its id
         group: String,
     },
+    /// List, add or take away the community nodes that store a group's messages
+    #[command(subcommand)]
+    Community(GroupCommunityCommand),
     /// Show the log of a group's changes: who did what to whom, when and why
     Log {
         /// Name of the group, or the beginning of its id
@@ -267,7 +328,14 @@ mod tests {
             "up --listen /ip4/127.0.0.1/tcp/0 --listen /ip4/127.0.0.1/udp/0/quic-v1 \
              --community /ip4/127.0.0.1/tcp/1/p2p/x --api-port 0 --no-open",
             "community",
-            "community --listen /ip4/127.0.0.1/tcp/0 --retention 30d",
+            "community --listen /ip4/127.0.0.1/tcp/0 --retention 30d --peer a --peer b",
+            "community list",
+            "community add a",
+            "community remove a --json",
+            "community try a",
+            "group community list Tuesday",
+            "group community add Tuesday a",
+            "group community remove Tuesday a",
             "status",
             "stop",
             "group new Tuesday --as Ana --community a --community b",
@@ -307,6 +375,10 @@ mod tests {
             "member remove Tuesday Eli",
             "member promote Tuesday",
             "group repair",
+            "group community",
+            "group community add Tuesday",
+            "community add",
+            "community --listen x list",
             "invite new Tuesday --expires week",
             "up --api-port 70000",
         ] {

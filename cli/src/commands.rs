@@ -1,5 +1,6 @@
 //! The commands, one a file.
 
+mod choice;
 mod community;
 mod group;
 mod init;
@@ -30,7 +31,10 @@ pub(crate) fn run(cli: Cli, output: &mut Output) -> Result<(), CliError> {
     match &cli.command {
         Command::Init(args) => init::run(&cli, args, output),
         Command::Up(args) => up::run(&cli, args, output),
-        Command::Community(args) => community::run(&cli, args, output),
+        Command::Community(args) => match &args.choice {
+            Some(command) => choice::run(&cli, command, output),
+            None => community::run(&cli, args, output),
+        },
         Command::Status => status::run(&cli, output),
         Command::Stop => stop::run(&cli, output),
         Command::Group(command) => group::run(&cli, command, output),

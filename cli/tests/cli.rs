@@ -315,6 +315,44 @@ fn text_output_is_for_people() {
 }
 
 #[test]
+fn community_nodes_are_listed_added_and_taken_away() {
+    let node = Running::with_group();
+    let other = "/dns4/relay.example/tcp/4001/p2p/12D3KooWOther";
+    let said = |args: &[&str]| {
+        let output = run(&node, args);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        stdout(&output)
+    };
+    for (command, group) in [
+        (&["community"][..], None),
+        (&["group", "community"], Some("Tuesday")),
+    ] {
+        let line = |verb, address: Option<&'static str>| {
+            let words = command.iter().copied().chain([verb]);
+            words.chain(group).chain(address).collect::<Vec<_>>()
+        };
+        said(&line("add", Some(other)));
+        let list = said(&line("list", None));
+        assert!(list.contains(&format!("{other}  connected\n")), "{list}");
+        let listed = all_told(&node, &line("list", None));
+        assert_eq!(listed.len(), 2);
+        assert_eq!(keys(&listed[1]), ["address", "connected"]);
+        said(&line("remove", Some(other)));
+        let unknown = refused(&node, 1, &line("remove", Some(other)));
+        assert_eq!(unknown["code"], "unknown_node");
+    }
+    let log = all_told(&node, &["group", "log", "Tuesday"]);
+    assert_eq!(log[1]["changes"][0]["kind"], "enlisted");
+    assert_eq!(log[1]["changes"][0]["address"], other);
+    let read = said(&["read", "Tuesday"]);
+    assert!(
+        read.contains(&format!("Ana added the community node {other}")),
+        "{read}"
+    );
+    assert!(read.contains("off the list."), "{read}");
+}
+
+#[test]
 fn stewards_come_and_go_and_the_log_tells_of_it() {
     let node = Running::with_group();
     let said = |args: &[&str]| {
@@ -665,6 +703,11 @@ fn harsh_words_appear_in_no_help_text_and_no_message() {
         "group leave --help",
         "group log --help",
         "group repair --help",
+        "group community --help",
+        "community list --help",
+        "community add --help",
+        "community remove --help",
+        "community try --help",
         "invite --help",
         "invite new --help",
         "invite list --help",

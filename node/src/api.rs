@@ -26,7 +26,8 @@ mod server;
 mod values;
 
 pub use body::{
-    EntriesQuery, GroupBody, InviteBody, JoinBody, JoinQuery, PassphraseBody, PostBody, RemoveBody,
+    EntriesQuery, GroupBody, InviteBody, JoinBody, JoinQuery, NodeBody, PassphraseBody, PostBody,
+    RemoveBody,
 };
 pub use endpoint::{ENDPOINT_FILE, Endpoint, EndpointError};
 pub use error::{ApiError, ErrorBody, ErrorCode};
@@ -35,11 +36,11 @@ pub use gate::{CODE_LIFE, CODES_MAX, SESSIONS_MAX};
 pub(crate) use guard::{browsers, cookie_name};
 pub use limits::*;
 pub use reply::{
-    ChangeKind, CommunityLink, Delivery, Done, Entries, Entry, EntryKind, GroupCreated,
-    GroupDetail, GroupLog, GroupStanding, GroupSummary, Groups, Hold, Invite, InviteCreated,
-    Invites, Join, JoinState, JoinedGroup, Joins, LogChange, LogEntry, Member, Members, NodeStatus,
-    OpenLink, Problem, ProblemKind, Rejoin, Repair, Role, Settling, Status, Subject, VaultCreated,
-    VaultState, short,
+    ChangeKind, CommunityLink, CommunityNodes, Delivery, Done, Entries, Entry, EntryKind,
+    GroupCreated, GroupDetail, GroupLog, GroupStanding, GroupSummary, Groups, Hold, Invite,
+    InviteCreated, Invites, Join, JoinState, JoinedGroup, Joins, LogChange, LogEntry, Member,
+    Members, NodeStatus, OpenLink, Problem, ProblemKind, Rejoin, Repair, Role, Settling, Status,
+    Subject, VaultCreated, VaultState, short,
 };
 pub use resolve::resolve;
 pub(crate) use routes::Reference;
@@ -104,6 +105,37 @@ pub enum Request {
     GroupLog {
         /// Which group.
         group: String,
+    },
+    /// Lists the community nodes of the person's choice; answered by [`Reply::Community`].
+    CommunityList,
+    /// Chooses another community node; answered by [`Reply::Done`].
+    CommunityAdd {
+        /// Its multiaddr, with its peer id.
+        address: String,
+    },
+    /// Takes back the choice of a community node; answered by [`Reply::Done`].
+    CommunityRemove {
+        /// Its multiaddr or its peer id.
+        address: String,
+    },
+    /// Lists a group's community nodes; answered by [`Reply::Community`].
+    GroupCommunityList {
+        /// Which group.
+        group: String,
+    },
+    /// Adds a community node to a group's; answered by [`Reply::Done`].
+    GroupCommunityAdd {
+        /// Which group.
+        group: String,
+        /// Its multiaddr, with its peer id.
+        address: String,
+    },
+    /// Takes a community node off a group's list; answered by [`Reply::Done`].
+    GroupCommunityRemove {
+        /// Which group.
+        group: String,
+        /// Its multiaddr or its peer id.
+        address: String,
     },
     /// Looks for what keeps a group from working and tries to mend it; answered by
     /// [`Reply::Repair`].
@@ -207,6 +239,8 @@ pub enum Reply {
     Groups(Groups),
     /// One group.
     Group(GroupDetail),
+    /// Community nodes.
+    Community(CommunityNodes),
     /// The log of a group's changes, oldest first.
     Log(GroupLog),
     /// What keeps a group from working.
@@ -389,6 +423,7 @@ reply!(
     GroupCreated(GroupCreated),
     Groups(Groups),
     Group(GroupDetail),
+    Community(CommunityNodes),
     Log(GroupLog),
     Repair(Repair),
     InviteCreated(InviteCreated),

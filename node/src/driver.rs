@@ -8,7 +8,9 @@
 //!
 //! Both roles run this loop: a personal node has a [`Profile`], a community node has none.
 
+mod chosen;
 mod effects;
+mod parting;
 mod replies;
 
 use std::{
@@ -28,7 +30,11 @@ use kith_protocol::{
 use rand_core::OsRng;
 use tokio::sync::{mpsc, watch};
 
-use self::effects::{Effect, Outgoing};
+use self::{
+    chosen::Chosen,
+    effects::{Effect, Outgoing},
+    parting::Partings,
+};
 use crate::{
     api::{Answer, ApiError, NodeStatus, Request, Requests, Role, VaultState},
     network::{GossipId, LinkId, LinkRole, Network, NetworkEvent, Peer, Verdict},
@@ -64,15 +70,25 @@ pub(crate) struct Parts {
     pub events: mpsc::Receiver<NetworkEvent>,
     /// Events that were taken from `events` while the node started.
     pub early: Vec<NetworkEvent>,
-    /// Community nodes that the node was started with.
+    /// Community nodes that the node was started with; of a community node, its peers.
     pub community: Vec<String>,
 }
 
 /// A link that is up.
 struct OpenLink {
     id: LinkId,
+    peer: Peer,
     /// The community node's address that it serves; none if the peer opened it.
     address: Option<String>,
+}
+
+/// To whom a topic is shown, by address.
+#[derive(Clone, PartialEq, Eq)]
+struct Shown {
+    /// To all of these.
+    to: BTreeSet<String>,
+    /// These may keep it equal among themselves: the group's own community nodes.
+    federation: BTreeSet<String>,
 }
 
 /// The loop and everything that it owns.
@@ -86,11 +102,13 @@ pub(crate) struct Driver {
     effects: Vec<Effect>,
     outgoing: Outgoing,
     /// The topics that the node listens to, with the addresses of the nodes that may know of it.
-    watched: BTreeMap<TopicId, BTreeSet<String>>,
+    watched: BTreeMap<TopicId, Shown>,
     /// The addresses that a link is kept to.
     kept: BTreeSet<String>,
-    /// Community nodes that the node was started with: for groups that name none.
+    /// Community nodes for groups that name none: the person's choice. Of a community node, its peers.
     configured: Vec<String>,
+    chosen: Chosen,
+    partings: Partings,
     /// Where other members said that they can be reached.
     direct: BTreeMap<(GroupId, MemberId), Vec<String>>,
     /// The links that are up, by the number that the mailbox knows them by.
@@ -118,7 +136,15 @@ impl Driver {
             community,
         } = parts;
         let (kept, pins) = records.mail()?;
-        let mailbox = Mailbox::restore(policy, kept, pins);
+        let mut mailbox = Mailbox::restore(policy, kept, pins);
+        let mut chosen = Chosen::default();
+        let mut configured = community;
+        if seed.is_some() {
+            chosen = Chosen::restore(configured, &records)?;
+            configured = chosen.addresses();
+        } else {
+            mailbox = mailbox.peering_with(peer_ids(&configured));
+        }
         let mut driver = Self {
             records,
             mailbox,
@@ -128,8 +154,10 @@ impl Driver {
             effects: Vec::new(),
             outgoing: Outgoing::default(),
             watched: BTreeMap::new(),
-            kept: community.iter().cloned().collect(),
-            configured: community,
+            kept: BTreeSet::new(),
+            configured,
+            chosen,
+            partings: Partings::default(),
             direct: BTreeMap::new(),
             links: BTreeMap::new(),
             delivered: BTreeMap::new(),
@@ -139,6 +167,7 @@ impl Driver {
             profile_timers: BTreeSet::from([now().after(TICK)]),
             watching_changed: true,
         };
+        driver.keep_links(driver.configured.iter().cloned().collect());
         if let Some(seed) = seed {
             let (records, unreadable) = driver.records.profile()?;
             let (profile, outputs, damaged) = Profile::restore(seed, records, now());
@@ -212,6 +241,9 @@ impl Driver {
     }
 
     fn until_timer(&self) -> Duration {
+        if self.watching_changed {
+            return Duration::ZERO; // What the last turn did at its end has changed it again.
+        }
         let timers = self.mailbox_timer.into_iter();
         let due = timers.chain(self.profile_timers.first().copied()).min();
         let due = due.unwrap_or_else(|| now().after(TICK));
@@ -237,6 +269,14 @@ impl Driver {
                 let status = self.status();
                 self.effects.push(Effect::Answer(answer, Ok(status.into())));
             }
+            Request::CommunityAdd { address } if self.profile.is_some() => {
+                let chosen = self.choose_node(address);
+                self.answer_done(answer, chosen)?;
+            }
+            Request::CommunityRemove { address } if self.profile.is_some() => {
+                let unchosen = self.unchoose_node(&address);
+                self.answer_done(answer, unchosen)?;
+            }
             request => match self.command(request) {
                 Ok(replies::Asked::Reply(reply)) => {
                     self.effects.push(Effect::Answer(answer, Ok(*reply)))
@@ -248,6 +288,18 @@ impl Driver {
             },
         }
         Ok(None)
+    }
+
+    /// Answers what was done at once, when the records that it changed are on disk.
+    fn answer_done(
+        &mut self,
+        answer: Answer,
+        done: Result<(), ApiError>,
+    ) -> Result<(), RecordsError> {
+        let reply = done.map(|()| crate::api::Done {}.into());
+        self.end_step()?;
+        self.effects.push(Effect::Answer(answer, reply));
+        Ok(())
     }
 
     fn network_event(&mut self, event: NetworkEvent) -> Result<(), RecordsError> {
@@ -271,20 +323,22 @@ impl Driver {
                     link.number(),
                     OpenLink {
                         id: link,
+                        peer: peer.clone(),
                         address: addr,
                     },
                 );
-                let (side, server) = match role {
-                    LinkRole::Client => (Side::Client, peer),
-                    LinkRole::Server => (Side::Server, self.network.local_peer()),
+                let own = self.network.local_peer();
+                let (side, client, server) = match role {
+                    LinkRole::Client => (Side::Client, own, peer),
+                    LinkRole::Server => (Side::Server, peer, own),
                 };
                 self.effects
                     .push(Effect::Notice(crate::api::Notice::NetworkChanged));
-                let server = server.as_bytes().to_vec();
                 self.step_mailbox(mailbox::Input::LinkUp {
                     link: name(link),
                     side,
-                    server,
+                    client: client.as_bytes().to_vec(),
+                    server: server.as_bytes().to_vec(),
                 })?;
             }
             NetworkEvent::LinkDown { link } => {
@@ -422,8 +476,16 @@ impl Driver {
                 Output::Arrived { envelope, .. } => self.hand_in(envelope)?,
                 Output::Stored { server, id, until } => self.stored(server, id, until)?,
                 Output::Synced {
-                    topic, server_now, ..
-                } => self.hand_over(profile::Input::Synced { topic, server_now })?,
+                    link,
+                    topic,
+                    server_now,
+                } => {
+                    let open = self.links.get(&link.0);
+                    if open.is_some_and(|open| self.partings.compared(topic, &open.peer)) {
+                        self.watching_changed = true;
+                    }
+                    self.hand_over(profile::Input::Synced { topic, server_now })?;
+                }
                 Output::Refused { why, id, .. } => {
                     tracing::warn!(%why, envelope = id.is_some(), "a mailbox refused something");
                 }
@@ -509,6 +571,9 @@ impl Driver {
     }
 
     fn stored(&mut self, server: Vec<u8>, id: EnvelopeId, until: Time) -> Result<(), RecordsError> {
+        if self.profile.is_none() {
+            return Ok(()); // A community node waits for nobody's confirmation.
+        }
         self.delivered.entry(id).or_default().insert(server, until);
         self.effects.push(Effect::Delivered(id));
         self.hand_over(profile::Input::Stored { envelope: id })
@@ -534,6 +599,7 @@ impl Driver {
             routing,
             group,
             community,
+            parting,
         } in watched
         {
             let nodes = if community.is_empty() {
@@ -544,11 +610,14 @@ impl Driver {
             let direct = group
                 .into_iter()
                 .flat_map(|group| self.direct_addresses(group));
-            let shown_to: BTreeSet<String> = nodes.iter().chain(direct).cloned().collect();
+            let federation: BTreeSet<String> = nodes.iter().cloned().collect();
+            let mut to: BTreeSet<String> = direct.chain(nodes).cloned().collect();
             let key = routing.key();
+            let (due, compare) = self.partings.due(key.topic(), &parting);
+            to.extend(due);
             topics.insert(key.topic());
-            outputs.extend(self.follow_topic(key, &shown_to));
-            addresses.extend(shown_to);
+            addresses.extend(to.iter().cloned());
+            outputs.extend(self.follow_topic(key, Shown { to, federation }, compare));
         }
         let gone: Vec<TopicId> = self
             .watched
@@ -558,6 +627,7 @@ impl Driver {
             .collect();
         for topic in gone {
             self.watched.remove(&topic);
+            self.partings.forget(&topic);
             self.network.unsubscribe(&gossip_name(&topic));
             outputs.extend(self.mailbox.handle(
                 mailbox::Input::Unwatch { topic },
@@ -565,6 +635,12 @@ impl Driver {
                 &mut OsRng,
             ));
         }
+        self.keep_links(addresses);
+        self.carry_out_mailbox(outputs)
+    }
+
+    /// Keeps links to exactly these addresses.
+    fn keep_links(&mut self, addresses: BTreeSet<String>) {
         for address in addresses.difference(&self.kept) {
             if let Err(error) = self.network.keep_connected(address.clone()) {
                 tracing::warn!(%error, "an address cannot be used");
@@ -574,17 +650,18 @@ impl Driver {
             self.network.let_go(address);
         }
         self.kept = addresses;
-        self.carry_out_mailbox(outputs)
     }
 
+    /// Makes the mailbox follow a topic, and compare it with everybody if asked to.
     fn follow_topic(
         &mut self,
         key: RoutingKey,
-        shown_to: &BTreeSet<String>,
+        shown: Shown,
+        compare: bool,
     ) -> Vec<mailbox::Output> {
         let topic = key.topic();
-        let before = self.watched.insert(topic, shown_to.clone());
-        if before.as_ref() == Some(shown_to) {
+        let before = self.watched.insert(topic, shown.clone());
+        if before.as_ref() == Some(&shown) && !compare {
             return Vec::new();
         }
         if before.is_none()
@@ -593,19 +670,17 @@ impl Driver {
             // Gossip is only the fast path: mailboxes bring everything.
             tracing::debug!(%error, "a topic is not gossiped");
         }
-        let peers = shown_to
-            .iter()
-            .filter_map(|address| Peer::of_address(address));
-        let servers = peers.map(|peer| peer.as_bytes().to_vec()).collect();
-        let shown_to = mailbox::Audience::Servers(servers);
-        self.mailbox.handle(
-            mailbox::Input::Watch {
-                key: Box::new(key),
-                shown_to,
-            },
-            now(),
-            &mut OsRng,
-        )
+        let watch = || mailbox::Input::Watch {
+            key: Box::new(key.clone()),
+            shown_to: mailbox::Audience::Servers(peer_ids(&shown.to).collect()),
+        };
+        let servers = peer_ids(&shown.federation).collect();
+        let federate = mailbox::Input::Federate { topic, servers };
+        // Said again, the first compares.
+        let again = compare.then(&watch);
+        let inputs = [watch(), federate].into_iter().chain(again);
+        let outputs = inputs.flat_map(|input| self.mailbox.handle(input, now(), &mut OsRng));
+        outputs.collect()
     }
 
     /// Where members of a group can be reached directly. A node that does not itself accept
@@ -675,6 +750,13 @@ impl Driver {
             None => Err(ApiError::wrong_role()),
         }
     }
+}
+
+/// The peer ids at the ends of addresses.
+fn peer_ids<'a>(addresses: impl IntoIterator<Item = &'a String>) -> impl Iterator<Item = Vec<u8>> {
+    let peers = addresses.into_iter();
+    let peers = peers.filter_map(|address| Peer::of_address(address));
+    peers.map(|peer| peer.as_bytes().to_vec())
 }
 
 /// The wall clock.

@@ -10,4 +10,5 @@ pub mod profile;
 mod records;
 pub mod run;
 pub mod store;
+pub mod trial;
 mod web;

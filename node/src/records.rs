@@ -4,7 +4,7 @@
 //! plain, because they hold nothing but what it relays. The first byte of a key is the kind of
 //! record in both. All records that one step of the loop changes are applied as one batch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kith_protocol::{
     envelope::stored_header,
@@ -23,6 +23,10 @@ use crate::store::{Store, StoreError, Write};
 const ENVELOPE: u8 = 16;
 /// First byte of a pin's key; the rest is its topic.
 const PIN: u8 = 17;
+/// First byte of what the person chose for the node as a whole; the rest is its name.
+const CHOICE: u8 = 18;
+/// The community nodes that the person chose: their addresses, one a line.
+const NODES: &[u8] = b"community nodes";
 /// A step that hands many envelopes in again is applied in batches of about this many bytes: half of
 /// what the store takes, and room for what one more envelope changes.
 const STEP_BYTES: usize = crate::store::BATCH_MAX_BYTES / 2;
@@ -101,6 +105,20 @@ impl Records {
             Record::Unpin { topic } => ((PIN, topic.as_bytes().to_vec()), None),
         };
         self.pending.insert(key, value.map(Zeroizing::new));
+    }
+
+    /// Notes which community nodes the person chose.
+    pub(crate) fn keep_nodes(&mut self, addresses: &BTreeSet<String>) {
+        let lines: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        let value = Zeroizing::new(lines.join("\n").into_bytes());
+        self.pending.insert((CHOICE, NODES.to_vec()), Some(value));
+    }
+
+    /// Reads which community nodes the person chose.
+    pub(crate) fn nodes(&self) -> Result<Vec<String>, RecordsError> {
+        let value = self.read(CHOICE, NODES)?.unwrap_or_default();
+        let lines = String::from_utf8(value).unwrap_or_default();
+        Ok(lines.lines().map(str::to_owned).collect())
     }
 
     /// Tells whether a step has changed anything.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use kith_protocol::{
-    mailbox::Policy,
+    mailbox::{Policy, limit::MAX_PEERS},
     time::Span,
     vault::{Vault, VaultError},
 };
@@ -27,7 +27,7 @@ use crate::{
     },
     driver::{Driver, Ended, Parts},
     lock::{LockError, ProfileLock},
-    network::{self, Network, NetworkConfig, NetworkError, NetworkEvent, NodeKey},
+    network::{self, Network, NetworkConfig, NetworkError, NetworkEvent, NodeKey, Peer},
     profile::{self, ProfileError, STORE_DIR},
     records::Records,
     store::Store,
@@ -64,6 +64,8 @@ pub struct CommunityConfig {
     pub api_port: u16,
     /// How long envelopes are kept, in milliseconds.
     pub retention_ms: u64,
+    /// Multiaddrs of community nodes to keep topics equal with; one's own is left out.
+    pub peers: Vec<String>,
 }
 
 /// What a node tells while it starts, in this order.
@@ -221,6 +223,7 @@ pub async fn community(
 ) -> Result<(), RunError> {
     let _lock = lock(&config.profile)?;
     let key = profile::node_key(&config.profile)?;
+    let peers = other_peers(config.peers, &key)?;
     let store = Store::open(&config.profile.join(STORE_DIR)).map_err(internal)?;
     let (serving, mut requests, mut stop) = serve(&config.profile, config.api_port).await?;
     let mut listen = config.listen;
@@ -234,7 +237,7 @@ pub async fn community(
         key,
         role: network::Role::Community,
         listen,
-        community: Vec::new(),
+        community: peers,
     });
     let result = match started.await {
         Ok((driver, listening)) => {
@@ -252,6 +255,23 @@ pub async fn community(
     };
     close(serving, requests).await;
     result
+}
+
+/// The addresses of the peers, but for those of the node itself: operators may share one list.
+fn other_peers(addresses: Vec<String>, key: &NodeKey) -> Result<Vec<String>, RunError> {
+    for address in &addresses {
+        network::check_address(address)?;
+    }
+    let own = key.peer();
+    let is_own = |address: &String| Peer::of_address(address).as_ref() == Some(&own);
+    let others: Vec<String> = addresses.into_iter().filter(|it| !is_own(it)).collect();
+    match others.get(MAX_PEERS) {
+        None => Ok(others),
+        Some(address) => Err(RunError::AddressInvalid {
+            address: address.clone(),
+            cause: format!("a community node can have at most {MAX_PEERS} peers"),
+        }),
+    }
 }
 
 /// Stops the server. Who still waits for an answer hears first that none will come.
@@ -398,9 +418,6 @@ async fn start(start: Start) -> Result<(Driver, Vec<String>), RunError> {
     let mut config = NetworkConfig::new(start.key, start.role);
     config.listen = start.listen;
     let (network, mut events) = Network::start(config)?;
-    for address in &start.community {
-        network.keep_connected(address.clone())?;
-    }
     let (early, listening) = await_addresses(&mut events, expected).await;
     let parts = Parts {
         records: start.records,

@@ -18,6 +18,7 @@ use crate::api::{self, ApiError, ErrorCode, Secret, Session, Site};
 mod group;
 mod home;
 mod invite;
+mod nodes;
 mod people;
 mod show;
 mod vault;
@@ -34,6 +35,13 @@ pub(crate) fn router(site: &Site) -> Router<Site> {
         .route("/joins/{join}", get(home::join_page))
         .route("/groups/{group}", get(group::page))
         .route("/groups/{group}/entries", post(group::say))
+        .route("/community", get(nodes::own).post(nodes::choose))
+        .route("/community/remove", post(nodes::unchoose))
+        .route(
+            "/groups/{group}/community",
+            get(nodes::of_group).post(nodes::add),
+        )
+        .route("/groups/{group}/community/remove", post(nodes::remove))
         .route("/groups/{group}/leave", post(people::leave))
         .route("/groups/{group}/members", get(people::page))
         .route(

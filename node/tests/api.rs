@@ -687,6 +687,44 @@ fn groups_invites_and_members_work_without_javascript() {
 }
 
 #[test]
+fn community_nodes_are_shown_added_and_taken_away_on_the_page() {
+    let node = Running::with_group();
+    let browser = node.browser();
+    let other = "/dns4/relay.example/tcp/4001/p2p/12D3KooWOther";
+    let form = format!("address=++{}++", other.replace('/', "%2F"));
+    for (path, may_be_empty) in [("/community", true), ("/groups/Tuesday/community", false)] {
+        let page = browser.get(path).body;
+        assert!(page.contains(fake::COMMUNITY) && page.contains("Connected"));
+        assert_eq!(
+            page.contains("Take it off the list"),
+            may_be_empty,
+            "the last one"
+        );
+        let added = browser.submit(path, &form);
+        assert_eq!(added.status, 303);
+        let page = browser.get(added.header("location")).body;
+        assert!(page.contains(other) && page.contains("Take it off the list"));
+        let first = format!("address={}", fake::COMMUNITY.replace('/', "%2F"));
+        let taken = browser.submit(&format!("{path}/remove"), &first);
+        assert_eq!(taken.status, 303);
+        let page = browser.get(taken.header("location")).body;
+        assert!(page.contains(other) && !page.contains(fake::COMMUNITY));
+        let again = browser.submit(&format!("{path}/remove"), &first);
+        assert_eq!(again.status, 404);
+        assert!(
+            again
+                .body
+                .contains("no community node of that address is listed")
+        );
+        let long = browser.submit(path, &format!("address={}", "x".repeat(257)));
+        assert_eq!(long.status, 400);
+    }
+    let page = browser.get("/groups/Tuesday").body;
+    assert!(page.contains("added a community node") && page.contains("off the list"));
+    assert!(browser.get("/").body.contains(r#"href="/community""#));
+}
+
+#[test]
 fn what_settles_and_what_waits_is_told_without_naming_anybody() {
     let node = Running::with_group();
     let browser = node.browser();

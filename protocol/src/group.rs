@@ -13,6 +13,7 @@ mod keys;
 #[cfg(test)]
 mod loaded_tests;
 mod membership;
+mod nodes;
 mod note;
 mod policy;
 mod record;
@@ -37,6 +38,7 @@ pub use self::{
     epoch::{MAX_ADDS, MAX_INTENTS, MAX_REASON, Member},
     keys::{EPOCH_KEPT, FAR_EPOCH_KEPT, MAX_LIVE_EPOCHS, MIN_EPOCH_KEPT, READ_ONLY_KEPT},
     membership::InviteState,
+    nodes::PARTING_KEPT,
     note::Class,
     policy::{GroupPolicy, MAX_STEWARDS},
     report::{LogChange, LogEntry, Problem, Settling},
@@ -147,6 +149,21 @@ pub enum GroupError {
     /// The caller wants more stewards than a group can have.
     #[error("a group can have at most {MAX_STEWARDS} stewards")]
     TooManyStewards,
+    /// The caller gave something that cannot be an address.
+    #[error("an address has 1 to 256 visible characters without spaces")]
+    Address,
+    /// The caller wants to add a community node that the group has already.
+    #[error("the group uses that community node already")]
+    AlreadyListed,
+    /// The caller wants to take away a community node that the group does not have.
+    #[error("the group does not use that community node")]
+    NotListed,
+    /// The caller wants to take away the group's only community node.
+    #[error("a group needs a community node; add another one first")]
+    LastNode,
+    /// The caller wants more community nodes than a group can have.
+    #[error("a group can have at most 8 community nodes")]
+    TooManyNodes,
     /// The caller gave too long a reason.
     #[error("a reason may have at most {MAX_REASON} bytes")]
     ReasonTooLong,

@@ -1,9 +1,9 @@
 //! The mailbox: takes envelopes while their receivers are away, and brings them when they return.
 //!
 //! One machine serves both ends of a link. In a community node it is the *server* of everyone's
-//! links. In a member's node it is the *client* of the community nodes, and the server of members
-//! who reach it directly. A member who is the client of two servers carries envelopes between them:
-//! that is the whole federation.
+//! links, and the client of its peers as far as members let it ([`federation`]). In a member's node
+//! it is the *client* of the community nodes, and the server of members who reach it directly. A
+//! member who is the client of two servers carries envelopes between them as well.
 //!
 //! An envelope's path: [`Input::Keep`] → [`Record::Envelope`] on disk → `put` on every client link →
 //! the server checks and stores it → `stored` back, `push` to everyone who pinned its topic →
@@ -15,7 +15,9 @@
 //! reads a clock, a network, a disk or a source of randomness. SPEC.md has the bytes.
 
 mod client;
+pub mod delegation;
 mod door;
+mod federation;
 pub mod frame;
 mod index;
 pub mod limit;
@@ -33,6 +35,7 @@ use rand_core::{CryptoRng, RngCore};
 
 use self::{
     client::ClientLink,
+    federation::Delegation,
     index::{Entry, Index},
     limit::{
         CLOCK_STEP, MAX_DROPS, MAX_LINKS, MAX_PEER_ID, MAX_WATCHED, PERSONAL_GRACE, SWEEP_PAUSE,
@@ -55,6 +58,8 @@ use crate::{
 struct Watched {
     key: RoutingKey,
     shown_to: Audience,
+    /// The servers that may keep it equal among themselves.
+    federation: BTreeSet<Vec<u8>>,
 }
 
 /// One node's mailbox: what it holds, whom it serves, and who serves it.
@@ -69,6 +74,10 @@ pub struct Mailbox {
     pins: BTreeMap<TopicId, Time>,
     /// Which served links have pinned a topic.
     audience: BTreeMap<TopicId, BTreeSet<LinkId>>,
+    /// The community nodes that this one is linked to, by peer id.
+    peers: BTreeSet<Vec<u8>>,
+    /// Of each of them, which topics we may use there; at most [`limit::MAX_PEER_TOPICS`].
+    delegations: BTreeMap<Vec<u8>, BTreeMap<TopicId, Delegation>>,
     /// Links on which we are the server.
     served: BTreeMap<LinkId, ServerLink>,
     /// Links on which we are the client.
@@ -137,6 +146,8 @@ impl Mailbox {
             unwatched: BTreeSet::new(),
             pins,
             audience: BTreeMap::new(),
+            peers: BTreeSet::new(),
+            delegations: BTreeMap::new(),
             served: BTreeMap::new(),
             servers: BTreeMap::new(),
             sweep,
@@ -172,8 +183,13 @@ impl Mailbox {
         let mut out = Vec::new();
         self.note_time(now, &mut out);
         match input {
-            Input::LinkUp { link, side, server } => {
-                self.link_up(link, side, server, now, rng, &mut out);
+            Input::LinkUp {
+                link,
+                side,
+                client,
+                server,
+            } => {
+                self.link_up(link, side, (client, server), now, rng, &mut out);
             }
             Input::LinkDown { link } => self.forget(link),
             Input::Frame { link, bytes } => {
@@ -182,6 +198,7 @@ impl Mailbox {
                 }
             }
             Input::Watch { key, shown_to } => self.watch(*key, shown_to, &mut out),
+            Input::Federate { topic, servers } => self.federate(topic, servers, now, &mut out),
             Input::Unwatch { topic } => self.unwatch(topic, now, &mut out),
             Input::Keep { envelope, source } => self.keep(envelope, source, now, rng, &mut out),
             Input::Lost {
@@ -217,13 +234,14 @@ impl Mailbox {
         &mut self,
         link: LinkId,
         side: Side,
-        server: Vec<u8>,
+        (client, server): (Vec<u8>, Vec<u8>),
         now: Time,
         rng: &mut (impl RngCore + CryptoRng),
         out: &mut Vec<Output>,
     ) {
         self.forget(link);
-        if server.is_empty() || server.len() > MAX_PEER_ID {
+        let named = |peer: &Vec<u8>| (1..=MAX_PEER_ID).contains(&peer.len());
+        if !named(&client) || !named(&server) {
             return self.close(link, CloseReason::BadPeerId, out);
         }
         if self.served.len() + self.servers.len() >= MAX_LINKS {
@@ -231,9 +249,11 @@ impl Mailbox {
         }
         match side {
             Side::Client => {
-                self.servers.insert(link, ClientLink::new(server));
+                // What came another way, a community node brings to its peers soon.
+                let soon = self.policy.serves_any_topic();
+                self.servers.insert(link, ClientLink::new(server, soon));
             }
-            Side::Server => self.challenge(link, server, now, rng, out),
+            Side::Server => self.challenge(link, ServerLink::new(client, server), now, rng, out),
         }
     }
 
@@ -296,7 +316,13 @@ impl Mailbox {
                 why: Refusal::TooManyPins,
             });
         }
-        self.watched.insert(topic, Watched { key, shown_to });
+        let federation = BTreeSet::new();
+        let watched = Watched {
+            key,
+            shown_to,
+            federation,
+        };
+        self.watched.insert(topic, watched);
         self.pin_everywhere(topic, out);
     }
 
@@ -372,12 +398,22 @@ impl Mailbox {
 
     /// Brings a new envelope to everyone but the one who brought it.
     fn spread(&mut self, news: News, now: Time, rng: &mut impl RngCore, out: &mut Vec<Output>) {
-        self.push(news, out);
+        let brought_by = news.via.and_then(|link| self.peer_of(link));
+        let told = self.push(news, brought_by.as_deref(), now, out);
         for (link, server) in &mut self.servers {
-            if Some(*link) != news.via {
+            let knows =
+                brought_by.as_deref() == Some(server.peer()) || told.contains(server.peer());
+            if Some(*link) != news.via && !knows {
                 server.offer(news, now, rng);
             }
         }
+    }
+
+    /// Who is at the other end of a link.
+    fn peer_of(&self, link: LinkId) -> Option<Vec<u8>> {
+        let served = self.served.get(&link).map(ServerLink::client);
+        let peer = served.or_else(|| self.servers.get(&link).map(ClientLink::peer));
+        peer.map(<[u8]>::to_vec)
     }
 
     /// Forgets an envelope that the store has lost, so that comparing brings it back.
@@ -433,6 +469,7 @@ impl Mailbox {
         }
         self.unwatched.clear();
         self.lapse_pins(now, out);
+        self.lapse_delegations(now, out);
         self.sweep = None;
         if self.index.len() > 0 || !self.pins.is_empty() {
             self.sweep_later(now);

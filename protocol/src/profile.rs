@@ -136,6 +136,20 @@ pub enum Command {
         /// Whom.
         member: MemberId,
     },
+    /// Adds a community node to those that store a group's envelopes.
+    Enlist {
+        /// Which group.
+        group: GroupId,
+        /// Its multiaddr, with a peer id.
+        address: String,
+    },
+    /// Takes a community node off a group's list.
+    Delist {
+        /// Which group.
+        group: GroupId,
+        /// Its multiaddr, as it is listed.
+        address: String,
+    },
     /// Looks for what keeps a group from working, and asks for fresh keys if that helps;
     /// [`Group::problems`] says what was found.
     Repair {
@@ -200,6 +214,8 @@ impl std::fmt::Debug for Command {
             Self::Remove { .. } => "Remove(redacted)",
             Self::Promote { .. } => "Promote",
             Self::Demote { .. } => "Demote",
+            Self::Enlist { .. } => "Enlist(redacted)",
+            Self::Delist { .. } => "Delist(redacted)",
             Self::Repair { .. } => "Repair",
             Self::Announce { .. } => "Announce(redacted)",
         })
@@ -367,6 +383,9 @@ pub struct Watched {
     pub group: Option<GroupId>,
     /// Multiaddrs of the community nodes that store it: no other may learn of it.
     pub community: Vec<String>,
+    /// Of community nodes that stored it until lately: each is to be brought what it lacks, once,
+    /// and then let go.
+    pub parting: Vec<String>,
 }
 
 /// All groups of one person.
@@ -598,6 +617,14 @@ impl Profile {
             }
             Command::Demote { group, member } => {
                 self.find(&group)?.demote(member, context)?;
+                Ok(Outcome::Done)
+            }
+            Command::Enlist { group, address } => {
+                self.find(&group)?.enlist(address, context)?;
+                Ok(Outcome::Done)
+            }
+            Command::Delist { group, address } => {
+                self.find(&group)?.delist(address, context)?;
                 Ok(Outcome::Done)
             }
             Command::Repair { group } => {
@@ -1023,22 +1050,30 @@ impl Profile {
         let world = self.world(now);
         let mut watched = Vec::new();
         for join in self.joins.values() {
+            // Who is in follows the group to where it stores its envelopes now.
+            let group = match join.state {
+                JoinState::Joined(id) => self.groups.get(&id),
+                _ => None,
+            };
+            let (community, parting) = match group {
+                Some(group) => (group.community(), group.parting(now)),
+                None => (join.link.community.clone(), Vec::new()),
+            };
             watched.push(Watched {
                 routing: join.link.inbox.clone(),
                 group: None,
-                community: join.link.community.clone(),
+                community,
+                parting,
             });
         }
         for group in self.groups.values() {
-            let community = group
-                .policy()
-                .map(|policy| policy.community.clone())
-                .unwrap_or_default();
+            let (community, parting) = (group.community(), group.parting(now));
             for routing in group.routings() {
                 watched.push(Watched {
                     routing,
                     group: Some(group.id()),
                     community: community.clone(),
+                    parting: parting.clone(),
                 });
             }
             for routing in group
@@ -1050,6 +1085,7 @@ impl Profile {
                     routing,
                     group: None,
                     community: community.clone(),
+                    parting: parting.clone(),
                 });
             }
         }

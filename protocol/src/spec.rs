@@ -329,6 +329,24 @@ fn examples() -> Vec<(&'static str, Vec<u8>)> {
             },
         }],
     };
+    let moving = CommitNote {
+        seq: 10,
+        class: Class::Change,
+        order: 13,
+        at: NOW,
+        intents: vec![
+            Intent {
+                id: IntentId::from_bytes([0x79; 16]),
+                what: What::Enlist { address: address() },
+            },
+            Intent {
+                id: IntentId::from_bytes([0x7a; 16]),
+                what: What::Delist {
+                    address: "/dns4/old.example/tcp/4001".into(),
+                },
+            },
+        ],
+    };
     let without_intents = |class| CommitNote {
         seq: 1_000_009,
         class,
@@ -422,6 +440,7 @@ fn examples() -> Vec<(&'static str, Vec<u8>)> {
         ("message note", cbor(codec::encode(&MessageNote { seq: 7 }))),
         ("commit note, remove", cbor(codec::encode(&commit_note))),
         ("commit note, admit", cbor(codec::encode(&admitting))),
+        ("commit note, nodes", cbor(codec::encode(&moving))),
         (
             "commit note, update",
             cbor(codec::encode(&without_intents(Class::Update))),
@@ -524,6 +543,7 @@ fn the_documents_group_limits_are_those_in_force() {
         ("MAX_STEWARDS", MAX_STEWARDS as u64),
         ("MAX_LIVE_EPOCHS", crate::group::MAX_LIVE_EPOCHS),
         ("EPOCH_KEPT", days(crate::group::EPOCH_KEPT)),
+        ("PARTING_KEPT", days(crate::group::PARTING_KEPT)),
         ("FAR_EPOCH_KEPT", days(crate::group::FAR_EPOCH_KEPT)),
         ("MAX_INTENTS", crate::group::MAX_INTENTS as u64),
         ("MIN_EPOCH_KEPT", hours(crate::group::MIN_EPOCH_KEPT)),

@@ -13,7 +13,7 @@ pub struct Entry {
     pub id: EventId,
     /// Who said it, or who committed the change.
     pub author: MemberId,
-    /// Who came or went; none for what was said.
+    /// Who came or went; none for what was said, and for community nodes.
     pub subject: Option<MemberId>,
     /// Its Lamport number.
     pub order: u64,
@@ -43,6 +43,10 @@ pub enum EntryKind {
     Promoted,
     /// The subject is a steward no longer.
     Demoted,
+    /// The author added the community node at this address to the group's.
+    Enlisted(String),
+    /// The author took the community node at this address off the group's list.
+    Delisted(String),
     /// The subject's device came back with fresh keys.
     Rejoined,
     /// The author said something that this version cannot show.
@@ -87,6 +91,8 @@ impl std::fmt::Debug for EntryKind {
             Self::Removed { .. } => "Removed",
             Self::Promoted => "Promoted",
             Self::Demoted => "Demoted",
+            Self::Enlisted(_) => "Enlisted(redacted)",
+            Self::Delisted(_) => "Delisted(redacted)",
             Self::Rejoined => "Rejoined",
             Self::Newer => "Newer",
         })

@@ -29,6 +29,9 @@ fn a_command_line_that_cannot_be_understood_exits_2() {
         &["member", "promote", "group"],
         &["member", "demote"],
         &["group", "log"],
+        &["group", "community", "add", "group"],
+        &["community", "add"],
+        &["community", "--listen", "/ip4/127.0.0.1/tcp/0", "list"],
         &["group", "repair"],
         &["up", "--api-port", "many"],
         &["read", "group", "--limit", "few"],
@@ -51,6 +54,8 @@ fn without_a_node_a_command_says_how_to_start_one() {
             &["read", "lantern"],
             &["member", "promote", "lantern", "Ben"],
             &["group", "log", "lantern"],
+            &["group", "community", "list", "lantern"],
+            &["community", "list"],
             &["group", "repair", "lantern"],
         ] {
             let refusal = kith.run(&[&["--json"], line].concat()).refused(3);

@@ -378,6 +378,28 @@ fn the_evening_that_the_spec_captured_is_what_mls_rs_reads() {
 }
 
 #[test]
+fn a_stranger_follows_a_change_of_community_nodes() {
+    let (mut world, group, mut sten, mut tove) = four();
+    let address = |name: &str| format!("/dns4/{name}.example/tcp/4001/p2p/12D3KooW{name}");
+    let (north, south) = (address("north"), address("south"));
+    let enlist = |address: &String| Command::Enlist {
+        group,
+        address: address.clone(),
+    };
+    world.command("Ana", enlist(&north)).unwrap();
+    world.command("Ana", enlist(&south)).unwrap();
+    let address = north.clone();
+    world
+        .command("Ana", Command::Delist { group, address })
+        .unwrap();
+    post(&mut world, &mut sten, "good evening");
+    for stranger in [&mut sten, &mut tove] {
+        assert_agree(&world, "Ana", group, stranger);
+        assert_eq!(stranger.seat().community(), std::slice::from_ref(&south));
+    }
+}
+
+#[test]
 fn a_stranger_follows_a_promotion_and_acts_on_it() {
     let (mut world, group, mut sten, mut tove) = four();
     let member = member(sten.id());

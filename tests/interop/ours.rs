@@ -202,6 +202,8 @@ impl World {
                 }
                 EntryKind::Promoted => format!("{subject} became a steward"),
                 EntryKind::Demoted => format!("{subject} is a steward no longer"),
+                EntryKind::Enlisted(address) => format!("enlisted {address}"),
+                EntryKind::Delisted(address) => format!("delisted {address}"),
                 EntryKind::Rejoined => format!("{subject} came back"),
                 other => format!("{subject}: {other:?}"),
             };

@@ -176,12 +176,16 @@ struct Change {
     removed: BTreeMap<Hash, Gone>,
     promoted: Vec<Hash>,
     demoted: Vec<Hash>,
+    by: Hash,
+    /// Community nodes: what became of each, and its address.
+    nodes: Vec<(&'static str, String)>,
     rejoined: Vec<Hash>,
 }
 
 impl Change {
-    fn new(epoch: Hash, note: &CommitNote) -> Self {
+    fn new(epoch: Hash, by: Hash, note: &CommitNote) -> Self {
         Self {
+            by,
             epoch,
             order: note.order,
             at: note.at,
@@ -189,6 +193,7 @@ impl Change {
             removed: BTreeMap::new(),
             promoted: vec![],
             demoted: vec![],
+            nodes: vec![],
             rejoined: vec![],
         }
     }
@@ -602,9 +607,15 @@ impl Seat {
             return None;
         }
         self.mls = mls;
-        let stewards = self.stewards();
+        let parent = policy(&self.mls);
         let (before, after) = (before.into_values(), after.into_values());
-        self.enter(bytes, note, before.collect(), after.collect(), stewards);
+        self.enter(
+            bytes,
+            note,
+            before.collect(),
+            after.collect(),
+            (back, parent),
+        );
         self.commits.last_mut()?.rejoined.push(back);
         Some(())
     }
@@ -721,7 +732,7 @@ impl Seat {
             return;
         };
         let before = roster(&self.mls);
-        let stewards = policy(&self.mls).stewards;
+        let parent = policy(&self.mls);
         let received = self.mls.process_incoming_message(message);
         let Ok(ReceivedMessage::Commit(commit)) = received else {
             panic!("a commit that mls-rs follows, not {received:?}");
@@ -729,7 +740,7 @@ impl Seat {
         assert!(!commit.is_external);
         let note: CommitNote = decode(&commit.authenticated_data).expect("a commit note");
         let committer = before[&commit.committer];
-        assert!(stewards.contains(&committer) || note.class == "update");
+        assert!(parent.stewards.contains(&committer) || note.class == "update");
         check_proposals(&commit, &note);
         self.is_out = matches!(commit.effect, CommitEffect::Removed { .. });
         let after = if self.is_out {
@@ -740,7 +751,8 @@ impl Seat {
             assert!(roster(&self.mls).values().any(|id| *id == committer));
             roster(&self.mls).into_values().collect()
         };
-        self.enter(bytes, note, before.into_values().collect(), after, stewards);
+        let before = before.into_values().collect();
+        self.enter(bytes, note, before, after, (committer, parent));
     }
 
     /// Stands in the epoch that a commit has made.
@@ -750,15 +762,15 @@ impl Seat {
         note: CommitNote,
         before: BTreeSet<Hash>,
         after: BTreeSet<Hash>,
-        stewards: Vec<Hash>,
+        (by, parent): (Hash, Policy),
     ) {
         let removed: BTreeSet<Hash> = before.difference(&after).copied().collect();
         let joined: Vec<Hash> = after.difference(&before).copied().collect();
         let mut change = Change {
             joined,
-            ..Change::new(ByteArray::new(sha256(&[commit])), &note)
+            ..Change::new(ByteArray::new(sha256(&[commit])), by, &note)
         };
-        let (mut policy, mut admits) = (stewards, 0);
+        let (mut stewards, mut community, mut admits) = (parent.stewards, parent.community, 0);
         for intent in note.intents {
             match intent.what {
                 What::Admit { .. } => admits += 1,
@@ -768,24 +780,36 @@ impl Seat {
                     reason,
                 } => {
                     self.cuts.entry(member).or_insert(last);
-                    policy.retain(|id| *id != member);
+                    stewards.retain(|id| *id != member);
                     let gone = Gone::Removed(reason);
                     assert!(change.removed.insert(member, gone).is_none());
                 }
                 What::Release { last, member } => {
                     self.cuts.entry(member).or_insert(last);
-                    policy.retain(|id| *id != member);
+                    stewards.retain(|id| *id != member);
                     assert!(change.removed.insert(member, Gone::Left).is_none());
                 }
                 What::Promote { member } => {
-                    assert!(!policy.contains(&member));
-                    policy.push(member);
+                    assert!(!stewards.contains(&member));
+                    stewards.push(member);
                     change.promoted.push(member);
                 }
                 What::Demote { member } => {
-                    assert!(policy.contains(&member));
-                    policy.retain(|id| *id != member);
+                    assert!(stewards.contains(&member));
+                    stewards.retain(|id| *id != member);
                     change.demoted.push(member);
+                }
+                What::Enlist { address } => {
+                    let visible = address.bytes().all(|byte| (0x21..=0x7e).contains(&byte));
+                    assert!(visible && (1..=256).contains(&address.len()));
+                    assert!(!community.contains(&address) && community.len() < 8);
+                    community.push(address.clone());
+                    change.nodes.push(("enlisted", address));
+                }
+                What::Delist { address } => {
+                    assert!(community.contains(&address) && community.len() > 1);
+                    community.retain(|listed| *listed != address);
+                    change.nodes.push(("delisted", address));
                 }
             }
         }
@@ -803,7 +827,9 @@ impl Seat {
             }
         }
         if !self.is_out {
-            assert_eq!(self.stewards(), policy, "what the intents say");
+            let said = policy(&self.mls);
+            assert_eq!(said.stewards, stewards, "what the intents say");
+            assert_eq!(said.community, community, "what the intents say");
         }
         self.commits.push(change);
     }
@@ -972,7 +998,7 @@ impl Seat {
             intents,
         };
         let before = roster(&self.mls).into_values().collect();
-        let stewards = self.stewards();
+        let parent = policy(&self.mls);
         let builder = self.mls.commit_builder().authenticated_data(encode(&note));
         let output = change(builder).and_then(CommitBuilder::build);
         let output = output.expect("a commit");
@@ -986,7 +1012,7 @@ impl Seat {
         };
         let envelope = self.send(&content, now_ms);
         let after = roster(&self.mls).into_values().collect();
-        self.enter(&bytes, note, before, after, stewards);
+        self.enter(&bytes, note, before, after, (self.me, parent));
         (envelope, welcome)
     }
 
@@ -1019,6 +1045,16 @@ impl Seat {
             let promoted = promoted.map(|id| (id, "became a steward".to_owned(), "promoted"));
             let demoted = change.demoted.iter();
             let demoted = demoted.map(|id| (id, "is a steward no longer".to_owned(), "demoted"));
+            for (about, address) in &change.nodes {
+                let epoch = change.epoch.as_slice();
+                let by = change.by.as_slice();
+                lines.insert(Line {
+                    order: change.order,
+                    at: change.at,
+                    id: sha256(&[by, about.as_bytes(), address.as_bytes(), epoch]),
+                    what: format!("{about} {address}"),
+                });
+            }
             let rejoined = change.rejoined.iter();
             let rejoined = rejoined.map(|id| (id, "came back".to_owned(), ""));
             let stewards = promoted.chain(demoted);
@@ -1038,6 +1074,10 @@ impl Seat {
     pub fn roster(&self) -> Vec<String> {
         let ids = roster(&self.mls).into_values();
         ids.map(|id| self.names[&id].clone()).collect()
+    }
+
+    pub fn community(&self) -> Vec<String> {
+        policy(&self.mls).community
     }
 
     pub fn stewards(&self) -> Vec<Hash> {

@@ -165,6 +165,12 @@ pub enum What {
     Demote {
         member: Hash,
     },
+    Enlist {
+        address: String,
+    },
+    Delist {
+        address: String,
+    },
 }
 
 /// SPEC, *Coming back*: what travels on a help topic.

@@ -5,7 +5,7 @@
 //! [`kith::Kith`], which runs one command and reads its output. [`transcript`] reads the written evening,
 //! [`leak`] searches a disk for it, [`http`] speaks to a node's local API, [`wait`] waits for a condition
 //! (never for a time) and [`seed`] makes chance repeatable. [`halves`] is a network of namespaces that can
-//! be cut in two.
+//! be cut in two, [`islands`] one in which each member reaches one community node.
 //!
 //! [`sim`] is something else: the protocol alone, without processes, in a virtual world.
 
@@ -19,6 +19,7 @@
 pub mod evening;
 pub mod halves;
 pub mod http;
+pub mod islands;
 pub mod kith;
 pub mod leak;
 pub mod process;

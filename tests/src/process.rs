@@ -333,6 +333,16 @@ impl Community {
         Self::start_at(home, &format!("/ip4/{}/tcp/{OWN_PORT}", half.address))
     }
 
+    /// Starts it anew, as a peer of these others.
+    pub fn peers_with<'a>(&mut self, others: impl IntoIterator<Item = &'a str>) {
+        for address in others {
+            self.node.arguments.push("--peer".to_owned());
+            self.node.arguments.push(address.to_owned());
+        }
+        self.node.stop();
+        self.node.start();
+    }
+
     fn start_at(home: Home, listen: &str) -> Self {
         let passphrase = home.passphrase_file();
         let arguments = [
@@ -397,6 +407,22 @@ impl Member {
     pub fn start_in(half: &Half, name: &str, communities: &[&Community]) -> Self {
         let home = Home::new_in(name, &half.place);
         let mut member = Self::prepared(home, &format!("{name} of the test"), communities, &[]);
+        member.node.start();
+        member
+    }
+
+    /// Makes a profile and starts a node that knows these community nodes.
+    pub fn start_with(name: &str, communities: &[&Community]) -> Self {
+        let pseudonym = format!("{name} of the test");
+        let mut member = Self::prepared(Home::new(name), &pseudonym, communities, &[]);
+        member.node.start();
+        member
+    }
+
+    /// Makes a profile and starts a node that knows no community node.
+    pub fn start_alone(name: &str) -> Self {
+        let pseudonym = format!("{name} of the test");
+        let mut member = Self::prepared(Home::new(name), &pseudonym, &[], &[]);
         member.node.start();
         member
     }

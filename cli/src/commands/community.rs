@@ -14,6 +14,7 @@ pub(crate) fn run(cli: &Cli, args: &CommunityArgs, output: &mut Output) -> Resul
         listen: args.listen.clone(),
         api_port: 0,
         retention_ms: u64::try_from(args.retention.as_millis()).unwrap_or(u64::MAX),
+        peers: args.peer.clone(),
     };
     let announce = |said: Announce| tell(output, &said);
     block_on(run::community(config, announce))?.map_err(|error| run_error(cli, error))

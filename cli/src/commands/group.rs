@@ -38,6 +38,7 @@ pub(crate) fn run(cli: &Cli, command: &GroupCommand, output: &mut Output) -> Res
             let group: GroupDetail = client.get(&path(&["groups", group]))?;
             output.print(&group, text)
         }
+        GroupCommand::Community(command) => super::choice::of_group(&client, command, output),
         GroupCommand::Log { group } => {
             let GroupLog { entries } = client.get(&path(&["groups", group, "log"]))?;
             entries

@@ -97,6 +97,13 @@ fn text(entry: &Entry) -> String {
             format!("\n  {subject} stopped being a steward.")
         }
         EntryKind::Demoted => format!("\n  {} ended the stewardship of {subject}.", entry.name),
+        EntryKind::Enlisted => {
+            format!("\n  {} added the community node {}", entry.name, entry.text)
+        }
+        EntryKind::Delisted => format!(
+            "\n  {} took the community node {} off the list.",
+            entry.name, entry.text
+        ),
         EntryKind::Rejoined => format!("\n  {subject} came back with fresh keys."),
         EntryKind::Newer => "\n  Something that needs a newer version of kith.".into(),
     };

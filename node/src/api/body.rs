@@ -26,6 +26,14 @@ pub struct GroupBody {
     pub community: Vec<String>,
 }
 
+/// Names a community node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NodeBody {
+    /// Its multiaddr, ending in its peer id; to take it away, the peer id alone is enough. At most 256 bytes.
+    pub address: String,
+}
+
 /// Makes an invite.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

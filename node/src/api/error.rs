@@ -70,6 +70,12 @@ codes! {
     NoSuchSteward = 409,
     /// The group has as many stewards as it can have.
     TooManyStewards = 409,
+    /// The community node is listed already.
+    AlreadyListed = 409,
+    /// No community node of that address is listed.
+    UnknownNode = 404,
+    /// The group has no other community node to go on with.
+    LastNode = 409,
     /// The group has no community node to leave things with.
     CommunityMissing = 422,
     /// An address is not a multiaddr that this node can use.

@@ -126,6 +126,12 @@ pub(crate) fn check_community(community: &[String]) -> Result<(), ApiError> {
         .try_for_each(|address| check_length("an address", address, ADDRESS_MAX))
 }
 
+/// Checks the length of a community node's address, without the spaces around it.
+pub(crate) fn checked_node(address: String) -> Result<String, ApiError> {
+    check_length("the address", &address, ADDRESS_MAX)?;
+    Ok(address.trim().to_owned())
+}
+
 /// Checks that a text is not longer than `max` bytes; `what` names it.
 pub(crate) fn check_length(what: &str, text: &str, max: usize) -> Result<(), ApiError> {
     if text.len() <= max {

@@ -44,6 +44,13 @@ pub struct CommunityLink {
     pub connected: bool,
 }
 
+/// Community nodes, in the order in which they were added.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CommunityNodes {
+    /// One a node.
+    pub community: Vec<CommunityLink>,
+}
+
 /// What the node's loop tells of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NodeStatus {
@@ -265,12 +272,15 @@ pub struct LogEntry {
 pub struct LogChange {
     /// What it is.
     pub kind: ChangeKind,
-    /// Whom it is about, for all but `began` and `rekeyed`.
+    /// Whom it is about, for all but `began`, `rekeyed`, `enlisted` and `delisted`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<Subject>,
     /// Why, for `removed`, if a reason was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The community node that it is about, for `enlisted` and `delisted`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
 }
 
 /// What a change of a group is.
@@ -289,6 +299,10 @@ pub enum ChangeKind {
     Promoted,
     /// `subject` is a steward no longer.
     Demoted,
+    /// The community node at `address` was added to the group's.
+    Enlisted,
+    /// The community node at `address` was taken off the group's list.
+    Delisted,
     /// The device of `subject` came back with fresh keys.
     Rejoined,
     /// Whoever made the change got fresh keys, and nothing else changed.
@@ -327,6 +341,13 @@ impl LogEntry {
                 format!("{by} stopped being a steward.")
             }
             ChangeKind::Demoted => format!("{by} ended the stewardship of {subject}."),
+            ChangeKind::Enlisted => format!("{by} added the community node {}.", change.node()),
+            ChangeKind::Delisted => {
+                format!(
+                    "{by} took the community node {} off the list.",
+                    change.node()
+                )
+            }
             ChangeKind::Rejoined => format!("{subject} came back with fresh keys."),
             ChangeKind::Rekeyed => format!("{by} got fresh keys."),
         }
@@ -336,6 +357,10 @@ impl LogEntry {
 impl LogChange {
     fn subject_id(&self) -> &str {
         self.subject.as_ref().map_or("", |subject| &subject.id)
+    }
+
+    fn node(&self) -> &str {
+        self.address.as_deref().unwrap_or_default()
     }
 }
 
@@ -505,6 +530,10 @@ pub enum EntryKind {
     Promoted,
     /// `subject` is a steward no longer, by a change of `author`; `text` is empty.
     Demoted,
+    /// `author` added a community node; `text` is its address.
+    Enlisted,
+    /// `author` took a community node off the list; `text` is its address.
+    Delisted,
     /// The device of `subject` came back with fresh keys; `text` is empty.
     Rejoined,
     /// Something that this version cannot show; `text` is empty.
@@ -561,7 +590,7 @@ pub struct Entry {
     pub kind: EntryKind,
     /// The text, byte for byte.
     pub text: String,
-    /// Whom it is about, for all but `post` and `newer`.
+    /// Whom it is about, for all but `post`, `newer`, `enlisted` and `delisted`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<Subject>,
     /// Who holds it, for the caller's own entries.
@@ -668,6 +697,7 @@ mod tests {
                 kind,
                 subject,
                 reason,
+                address: Some("/dns4/a.example/tcp/1".into()),
             };
             let entry = LogEntry {
                 epoch: "e1".into(),
@@ -696,6 +726,10 @@ mod tests {
             "Ana stopped being a steward."
         );
         assert_eq!(text(ChangeKind::Rekeyed, None, None), "Ana got fresh keys.");
+        assert_eq!(
+            text(ChangeKind::Enlisted, None, None),
+            "Ana added the community node /dns4/a.example/tcp/1."
+        );
         assert_eq!(
             text(ChangeKind::Began, None, None),
             "What you know begins here, with a change by Ana."

@@ -24,10 +24,10 @@ use super::limits::{
 };
 use super::server::{Site, until_stopping};
 use super::{
-    ApiError, Done, Entries, EntriesQuery, Entry, ErrorBody, ErrorCode, GroupBody, GroupCreated,
-    GroupDetail, GroupLog, Groups, InviteBody, InviteCreated, Invites, Join, JoinBody, JoinQuery,
-    JoinState, Joins, Members, NodeStatus, Notice, OpenLink, PassphraseBody, PostBody, RemoveBody,
-    Repair, Request, Status, VaultCreated, guard,
+    ApiError, CommunityNodes, Done, Entries, EntriesQuery, Entry, ErrorBody, ErrorCode, GroupBody,
+    GroupCreated, GroupDetail, GroupLog, Groups, InviteBody, InviteCreated, Invites, Join,
+    JoinBody, JoinQuery, JoinState, Joins, Members, NodeBody, NodeStatus, Notice, OpenLink,
+    PassphraseBody, PostBody, RemoveBody, Repair, Request, Status, VaultCreated, guard,
 };
 
 /// How often a silent event stream says that it is still there.
@@ -44,6 +44,18 @@ pub(crate) fn table() -> Vec<(&'static str, MethodRouter<Site>)> {
         ("/v1/vault/lock", post(vault_lock)),
         ("/v1/groups", get(group_list).post(group_new)),
         ("/v1/groups/{group}", get(group_show).delete(group_leave)),
+        (
+            "/v1/community",
+            get(community_list)
+                .post(community_add)
+                .delete(community_remove),
+        ),
+        (
+            "/v1/groups/{group}/community",
+            get(group_community_list)
+                .post(group_community_add)
+                .delete(group_community_remove),
+        ),
         ("/v1/groups/{group}/log", get(group_log)),
         ("/v1/groups/{group}/repair", post(group_repair)),
         ("/v1/groups/{group}/entries", get(entries).post(entry_new)),
@@ -95,7 +107,8 @@ pub(crate) fn router(site: &Site) -> Router<Site> {
     ),
     paths(
         status, stop, open, vault_create, vault_unlock, vault_lock, group_list, group_new,
-        group_show, group_leave, group_log, group_repair, entries, entry_new, member_list,
+        community_list, community_add, community_remove, group_community_list,
+        group_community_add, group_community_remove, group_show, group_leave, group_log, group_repair, entries, entry_new, member_list,
         member_remove, member_promote, member_demote, invite_list, invite_new, invite_revoke,
         join_list, join_new, join_show, events, openapi
     ),
@@ -222,6 +235,74 @@ async fn group_leave(
 ) -> Answered<Done> {
     let group = checked(group)?;
     site.ask(Request::GroupLeave { group }).await.map(Json)
+}
+
+/// Lists the community nodes that the person chose: for new groups, and for those that name none.
+#[utoipa::path(get, path = "/v1/community", responses(
+    (status = 200, body = CommunityNodes), (status = "default", body = ErrorBody)))]
+async fn community_list(State(site): State<Site>) -> Answered<CommunityNodes> {
+    site.ask(Request::CommunityList).await.map(Json)
+}
+
+/// Chooses another community node.
+#[utoipa::path(post, path = "/v1/community", request_body = NodeBody, responses(
+    (status = 200, body = Done), (status = "default", body = ErrorBody)))]
+async fn community_add(State(site): State<Site>, Body(body): Body<NodeBody>) -> Answered<Done> {
+    let address = limits::checked_node(body.address)?;
+    site.ask(Request::CommunityAdd { address }).await.map(Json)
+}
+
+/// Takes back the choice of a community node.
+#[utoipa::path(delete, path = "/v1/community", request_body = NodeBody, responses(
+    (status = 200, body = Done), (status = "default", body = ErrorBody)))]
+async fn community_remove(State(site): State<Site>, Body(body): Body<NodeBody>) -> Answered<Done> {
+    let address = limits::checked_node(body.address)?;
+    site.ask(Request::CommunityRemove { address })
+        .await
+        .map(Json)
+}
+
+/// Lists the community nodes that store a group's messages.
+#[utoipa::path(get, path = "/v1/groups/{group}/community", params(("group" = String, Path)),
+    responses((status = 200, body = CommunityNodes), (status = "default", body = ErrorBody)))]
+async fn group_community_list(
+    State(site): State<Site>,
+    Reference(group): Reference<String>,
+) -> Answered<CommunityNodes> {
+    let group = checked(group)?;
+    site.ask(Request::GroupCommunityList { group })
+        .await
+        .map(Json)
+}
+
+/// Adds a community node to those that store a group's messages; only stewards can.
+#[utoipa::path(post, path = "/v1/groups/{group}/community", params(("group" = String, Path)),
+    request_body = NodeBody, responses(
+    (status = 200, body = Done), (status = "default", body = ErrorBody)))]
+async fn group_community_add(
+    State(site): State<Site>,
+    Reference(group): Reference<String>,
+    Body(body): Body<NodeBody>,
+) -> Answered<Done> {
+    let (group, address) = (checked(group)?, limits::checked_node(body.address)?);
+    site.ask(Request::GroupCommunityAdd { group, address })
+        .await
+        .map(Json)
+}
+
+/// Takes a community node off a group's list; only stewards can.
+#[utoipa::path(delete, path = "/v1/groups/{group}/community", params(("group" = String, Path)),
+    request_body = NodeBody, responses(
+    (status = 200, body = Done), (status = "default", body = ErrorBody)))]
+async fn group_community_remove(
+    State(site): State<Site>,
+    Reference(group): Reference<String>,
+    Body(body): Body<NodeBody>,
+) -> Answered<Done> {
+    let (group, address) = (checked(group)?, limits::checked_node(body.address)?);
+    site.ask(Request::GroupCommunityRemove { group, address })
+        .await
+        .map(Json)
 }
 
 /// Reads the log of a group's changes, oldest first; each entry names the one before it by hash.

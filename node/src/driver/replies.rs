@@ -13,7 +13,7 @@ use kith_protocol::{
     view::{Entry, EntryKind},
 };
 
-use super::{Driver, now};
+use super::{Driver, chosen::find_node, now};
 use crate::{
     api::{self, ApiError, ErrorCode, Moment, Reply, Request, Secret},
     network::Peer,
@@ -44,9 +44,11 @@ pub(super) enum Then {
 pub(super) fn ask(driver: &Driver, profile: &Profile, request: Request) -> Result<Asked, ApiError> {
     let reply = |reply: Reply| Ok(Asked::Reply(Box::new(reply)));
     match request {
-        Request::Status | Request::Stop | Request::Lock => {
-            Err(ApiError::internal("handled by the loop"))
-        }
+        Request::Status
+        | Request::Stop
+        | Request::Lock
+        | Request::CommunityAdd { .. }
+        | Request::CommunityRemove { .. } => Err(ApiError::internal("handled by the loop")),
         Request::CreateVault { .. } => Err(ApiError::vault_exists()),
         Request::Unlock { .. } => reply(api::Done {}.into()),
         Request::GroupNew {
@@ -92,6 +94,33 @@ pub(super) fn ask(driver: &Driver, profile: &Profile, request: Request) -> Resul
             Ok(Asked::Command(
                 Command::Repair { group },
                 Then::Repaired(group),
+            ))
+        }
+        Request::CommunityList => {
+            let community = driver.community_links(driver.configured.iter());
+            reply(api::CommunityNodes { community }.into())
+        }
+        Request::GroupCommunityList { group } => {
+            let policy = find(profile, &group)?.policy().ok_or_else(unexpected)?;
+            let community = driver.community_links(policy.community.iter());
+            reply(api::CommunityNodes { community }.into())
+        }
+        Request::GroupCommunityAdd { group, address } => {
+            let group = find_in(profile, &group)?.id();
+            check_address(&address)?;
+            Ok(Asked::Command(
+                Command::Enlist { group, address },
+                Then::Done,
+            ))
+        }
+        Request::GroupCommunityRemove { group, address } => {
+            let group = find_in(profile, &group)?;
+            let listed = &group.policy().ok_or_else(unexpected)?.community;
+            let address = find_node(listed, &address)?;
+            let group = group.id();
+            Ok(Asked::Command(
+                Command::Delist { group, address },
+                Then::Done,
             ))
         }
         Request::InviteNew {
@@ -449,7 +478,15 @@ fn log(group: &Group) -> api::GroupLog {
 
 fn log_change(group: &Group, change: LogChange) -> api::LogChange {
     use api::ChangeKind;
+    let node = |kind, address| api::LogChange {
+        kind,
+        subject: None,
+        reason: None,
+        address: Some(address),
+    };
     let (kind, member, reason) = match change {
+        LogChange::Enlisted(address) => return node(ChangeKind::Enlisted, address),
+        LogChange::Delisted(address) => return node(ChangeKind::Delisted, address),
         LogChange::Began => (ChangeKind::Began, None, None),
         LogChange::Joined(member) => (ChangeKind::Joined, Some(member), None),
         LogChange::Left(member) => (ChangeKind::Left, Some(member), None),
@@ -463,6 +500,7 @@ fn log_change(group: &Group, change: LogChange) -> api::LogChange {
         kind,
         subject: member.map(|member| subject(group, &member)),
         reason,
+        address: None,
     }
 }
 
@@ -643,6 +681,8 @@ fn entry(driver: &Driver, group: &Group, entry: Entry) -> api::Entry {
         EntryKind::Removed { reason } => (api::EntryKind::Removed, reason.unwrap_or_default()),
         EntryKind::Promoted => (api::EntryKind::Promoted, String::new()),
         EntryKind::Demoted => (api::EntryKind::Demoted, String::new()),
+        EntryKind::Enlisted(address) => (api::EntryKind::Enlisted, address),
+        EntryKind::Delisted(address) => (api::EntryKind::Delisted, address),
         EntryKind::Rejoined => (api::EntryKind::Rejoined, String::new()),
         EntryKind::Newer => (api::EntryKind::Newer, String::new()),
     };
@@ -716,7 +756,7 @@ fn name(text: &str) -> Result<Name, ApiError> {
     })
 }
 
-fn check_address(address: &str) -> Result<(), ApiError> {
+pub(super) fn check_address(address: &str) -> Result<(), ApiError> {
     let usable = Peer::of_address(address).map(|_| ());
     usable.ok_or_else(|| {
         ApiError::new(
@@ -803,6 +843,23 @@ fn group_error(error: &GroupError) -> ApiError {
         GroupError::TooManyStewards => say(
             ErrorCode::TooManyStewards,
             "end the stewardship of somebody else, then try again",
+        ),
+        GroupError::Address => say(ErrorCode::AddressInvalid, "copy the whole address again"),
+        GroupError::AlreadyListed => say(
+            ErrorCode::AlreadyListed,
+            "nothing needs to be done; list them with: kith group community list GROUP",
+        ),
+        GroupError::NotListed => say(
+            ErrorCode::UnknownNode,
+            "list them with: kith group community list GROUP",
+        ),
+        GroupError::LastNode => say(
+            ErrorCode::LastNode,
+            "add one with: kith group community add GROUP ADDRESS",
+        ),
+        GroupError::TooManyNodes => say(
+            ErrorCode::LimitReached,
+            "take one away first, with: kith group community remove GROUP ADDRESS",
         ),
         GroupError::RemoveSelf => say(ErrorCode::BadRequest, "leave with: kith group leave GROUP"),
         GroupError::ReasonTooLong => say(ErrorCode::BadRequest, "shorten it"),

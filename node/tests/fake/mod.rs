@@ -11,12 +11,12 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use kith_node::api::{
-    self, Answer, ApiConfig, ApiError, ChangeKind, CommunityLink, Delivery, Done, Endpoint,
-    Entries, Entry, EntryKind, ErrorCode, GroupCreated, GroupDetail, GroupLog, GroupStanding,
-    GroupSummary, Groups, Handle, Hold, Invite, InviteCreated, Invites, Join, JoinState,
-    JoinedGroup, Joins, LogChange, LogEntry, Member, Members, Moment, NodeStatus, Notice, Problem,
-    ProblemKind, Rejoin, Repair, Reply, Request, Requests, Role, Secret, Settling, Subject,
-    VaultCreated, VaultState,
+    self, Answer, ApiConfig, ApiError, ChangeKind, CommunityLink, CommunityNodes, Delivery, Done,
+    Endpoint, Entries, Entry, EntryKind, ErrorCode, GroupCreated, GroupDetail, GroupLog,
+    GroupStanding, GroupSummary, Groups, Handle, Hold, Invite, InviteCreated, Invites, Join,
+    JoinState, JoinedGroup, Joins, LogChange, LogEntry, Member, Members, Moment, NodeStatus,
+    Notice, Problem, ProblemKind, Rejoin, Repair, Reply, Request, Requests, Role, Secret, Settling,
+    Subject, VaultCreated, VaultState,
 };
 use tempfile::TempDir;
 use tokio::sync::{mpsc as channel, oneshot};
@@ -24,6 +24,9 @@ use tokio::sync::{mpsc as channel, oneshot};
 pub const PASSPHRASE: &str = "correct horse battery";
 pub const WORDS: &str = "apple bird cloud door earth fire glass hill iron joy kite lamp \
     moon nest oak pear quiet rain sand tree under vine wind zone";
+
+/// The community node of all groups, and of the person's choice.
+pub const COMMUNITY: &str = "/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWCommunity";
 
 /// Name of a group whose changes have not settled, and where everything new was sent before a re-sync.
 pub const ROUGH: &str = "Rough night";
@@ -174,6 +177,7 @@ struct Node {
     vault: VaultState,
     groups: Vec<Group>,
     joins: Vec<Join>,
+    chosen: Vec<CommunityLink>,
     clock_ms: u64,
     minted: u32,
 }
@@ -184,6 +188,7 @@ struct Group {
     members: Vec<Member>,
     entries: Vec<Entry>,
     invites: Vec<Invite>,
+    community: Vec<CommunityLink>,
     standing: GroupStanding,
 }
 
@@ -194,6 +199,7 @@ impl Node {
             vault,
             groups: Vec::new(),
             joins: Vec::new(),
+            chosen: vec![link(COMMUNITY)],
             clock_ms: 1_795_462_200_000,
             minted: 0,
         };
@@ -354,6 +360,36 @@ impl Node {
             Request::MemberDemote { group, member } => {
                 self.steward(&group, &member, EntryKind::Demoted)
             }
+            Request::CommunityList => {
+                let community = self.chosen.clone();
+                Ok(CommunityNodes { community }.into())
+            }
+            Request::CommunityAdd { address } => {
+                self.chosen.push(link(&address));
+                Ok(Done {}.into())
+            }
+            Request::CommunityRemove { address } => {
+                take(&mut self.chosen, &address)?;
+                Ok(Done {}.into())
+            }
+            Request::GroupCommunityList { group } => {
+                let community = self.find(&group)?.community.clone();
+                Ok(CommunityNodes { community }.into())
+            }
+            Request::GroupCommunityAdd { group, address } => {
+                let entry = self.entry(&group, EntryKind::Enlisted, &address)?;
+                let group = self.find(&group)?;
+                group.community.push(link(&address));
+                group.entries.push(entry);
+                Ok(Done {}.into())
+            }
+            Request::GroupCommunityRemove { group, address } => {
+                let entry = self.entry(&group, EntryKind::Delisted, &address)?;
+                let group = self.find(&group)?;
+                take(&mut group.community, &address)?;
+                group.entries.push(entry);
+                Ok(Done {}.into())
+            }
             Request::GroupLog { group } => Ok(log(self.find(&group)?).into()),
             Request::GroupRepair { group } => Ok(repair(self.find(&group)?).into()),
             _ => Err(ApiError::internal("asked twice")),
@@ -444,10 +480,7 @@ impl Node {
             role: self.role,
             peer: "12D3KooWFake".into(),
             vault: self.vault,
-            community: vec![CommunityLink {
-                address: "/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWCommunity".into(),
-                connected: true,
-            }],
+            community: vec![link(COMMUNITY)],
             listening: vec!["/ip4/127.0.0.1/tcp/4002".into()],
             groups: self.groups.len() as u32,
         }
@@ -461,6 +494,7 @@ impl Node {
             members: vec![member(&you, pseudonym, true, true)],
             entries: Vec::new(),
             invites: Vec::new(),
+            community: vec![link(COMMUNITY)],
             standing: GroupStanding::Member,
         }
     }
@@ -551,10 +585,30 @@ fn detail(group: &mut Group) -> GroupDetail {
         rejoined: rejoined(group),
         members: group.members.len() as u32,
         stewards: group.members.iter().filter(|m| m.steward).count() as u32,
-        community: Vec::new(),
+        community: group.community.clone(),
         you: group.members[0].clone(),
         standing: group.standing,
     }
+}
+
+fn link(address: &str) -> CommunityLink {
+    CommunityLink {
+        address: address.to_owned(),
+        connected: true,
+    }
+}
+
+fn take(nodes: &mut Vec<CommunityLink>, address: &str) -> Result<(), ApiError> {
+    let at = nodes.iter().position(|node| node.address == address);
+    let unknown = || {
+        ApiError::new(
+            ErrorCode::UnknownNode,
+            "no community node of that address is listed",
+            "list them, and copy the whole address",
+        )
+    };
+    nodes.remove(at.ok_or_else(unknown)?);
+    Ok(())
 }
 
 fn hash(number: usize) -> String {
@@ -613,6 +667,7 @@ fn log(group: &mut Group) -> GroupLog {
             kind: ChangeKind::Began,
             subject: None,
             reason: None,
+            address: None,
         }],
     };
     let changes = group.entries.iter().filter_map(|entry| {
@@ -620,13 +675,17 @@ fn log(group: &mut Group) -> GroupLog {
             EntryKind::Removed => ChangeKind::Removed,
             EntryKind::Promoted => ChangeKind::Promoted,
             EntryKind::Demoted => ChangeKind::Demoted,
+            EntryKind::Enlisted => ChangeKind::Enlisted,
+            EntryKind::Delisted => ChangeKind::Delisted,
             _ => return None,
         };
         let reason = (kind == ChangeKind::Removed).then(|| entry.text.clone());
+        let of_node = matches!(kind, ChangeKind::Enlisted | ChangeKind::Delisted);
         let change = LogChange {
             kind,
             subject: entry.subject.clone(),
             reason,
+            address: of_node.then(|| entry.text.clone()),
         };
         Some((entry.at, change))
     });

@@ -16,6 +16,7 @@ use super::{
     keys::EPOCH_KEPT,
     membership::RANK_DELAY,
     note::{Class, CommitNote, Intent, Payload, What},
+    policy::is_address,
 };
 use crate::{
     envelope::Envelope,
@@ -87,6 +88,45 @@ impl Group {
         self.wish(What::Demote { member }, context)
     }
 
+    /// Adds a community node to those that store the group's envelopes.
+    pub(crate) fn enlist(
+        &mut self,
+        address: String,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        self.check_in()?;
+        self.check_steward()?;
+        let policy = &self.tip_epoch()?.meta.policy;
+        if !is_address(&address) {
+            return Err(GroupError::Address);
+        }
+        if policy.community.contains(&address) {
+            return Err(GroupError::AlreadyListed);
+        }
+        if !policy.may_enlist(&address) {
+            return Err(GroupError::TooManyNodes);
+        }
+        self.wish(What::Enlist { address }, context)
+    }
+
+    /// Takes a community node off the group's list.
+    pub(crate) fn delist(
+        &mut self,
+        address: String,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        self.check_in()?;
+        self.check_steward()?;
+        let policy = &self.tip_epoch()?.meta.policy;
+        if !policy.community.contains(&address) {
+            return Err(GroupError::NotListed);
+        }
+        if !policy.may_delist(&address) {
+            return Err(GroupError::LastNode);
+        }
+        self.wish(What::Delist { address }, context)
+    }
+
     /// The changes that branches which lost had, and that are still to be made again. Those of a
     /// committer who is a steward no longer are void: who is expelled or demoted does not go on
     /// deciding from another branch.
@@ -139,6 +179,8 @@ impl Group {
                     && policy.rank(member).is_some()
                     && policy.stewards.len() > 1
             }
+            What::Enlist { address } => !done.contains(&intent.id) && policy.may_enlist(address),
+            What::Delist { address } => !done.contains(&intent.id) && policy.may_delist(address),
         }
     }
 
@@ -266,6 +308,8 @@ impl Group {
                     self.is_member(member) && !out.contains(member) && policy.rank(member).is_none()
                 }
                 What::Demote { member } => policy.rank(member).is_some() && !out.contains(member),
+                What::Enlist { address } => policy.may_enlist(address),
+                What::Delist { address } => policy.may_delist(address),
             };
             if !fits {
                 continue;

@@ -158,6 +158,10 @@ pub(crate) enum What {
     Promote { member: MemberId },
     /// A steward becomes an ordinary member.
     Demote { member: MemberId },
+    /// A community node joins the list of those that store the group's envelopes, as the last.
+    Enlist { address: String },
+    /// A community node goes off that list.
+    Delist { address: String },
 }
 
 impl CommitNote {
@@ -190,7 +194,11 @@ impl What {
             Self::Remove { member, last, .. } | Self::Release { member, last } => {
                 Some((*member, *last))
             }
-            Self::Admit { .. } | Self::Promote { .. } | Self::Demote { .. } => None,
+            Self::Admit { .. }
+            | Self::Promote { .. }
+            | Self::Demote { .. }
+            | Self::Enlist { .. }
+            | Self::Delist { .. } => None,
         }
     }
 }
@@ -219,6 +227,8 @@ impl std::fmt::Debug for What {
             Self::Release { .. } => "Release",
             Self::Promote { .. } => "Promote",
             Self::Demote { .. } => "Demote",
+            Self::Enlist { .. } => "Enlist(redacted)",
+            Self::Delist { .. } => "Delist(redacted)",
         })
     }
 }
@@ -229,7 +239,7 @@ impl std::fmt::Debug for What {
 pub enum Class {
     /// Somebody is removed.
     Remove,
-    /// Somebody is added, or the stewards change.
+    /// Somebody is added, or the stewards or the community nodes change.
     Change,
     /// A member changes their own keys, and nothing else.
     Update,

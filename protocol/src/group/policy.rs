@@ -84,8 +84,8 @@ impl GroupPolicy {
         }
     }
 
-    /// The policy after a commit: those who go out are stewards no longer, and stewards are made
-    /// and unmade in the order of the note.
+    /// The policy after a commit: those who go out are stewards no longer; stewards are made and
+    /// unmade, and community nodes listed and struck off, in the order of the note.
     pub(crate) fn changed_by(&self, note: &CommitNote) -> Result<Self, GroupError> {
         let mut policy = self.clone();
         for intent in &note.intents {
@@ -100,13 +100,35 @@ impl GroupPolicy {
                 What::Demote { member } if policy.rank(member).is_some() => {
                     policy.stewards.retain(|id| id != member);
                 }
-                What::Promote { .. } | What::Demote { .. } => return Err(GroupError::Note),
+                What::Enlist { address } if policy.may_enlist(address) => {
+                    policy.community.push(address.clone());
+                }
+                What::Delist { address } if policy.may_delist(address) => {
+                    policy.community.retain(|listed| listed != address);
+                }
+                What::Promote { .. }
+                | What::Demote { .. }
+                | What::Enlist { .. }
+                | What::Delist { .. } => return Err(GroupError::Note),
             }
         }
         if !(1..=MAX_STEWARDS).contains(&policy.stewards.len()) {
             return Err(GroupError::Policy);
         }
         Ok(policy)
+    }
+
+    /// Tells whether the list of community nodes has room for this address, and lacks it.
+    pub(crate) fn may_enlist(&self, address: &str) -> bool {
+        is_address(address)
+            && self.community.len() < MAX_ADDRESSES
+            && self.community.iter().all(|listed| listed != address)
+    }
+
+    /// Tells whether this address is listed, and not alone: with an empty list, members would no
+    /// longer agree where to meet.
+    pub(crate) fn may_delist(&self, address: &str) -> bool {
+        self.community.len() > 1 && self.community.iter().any(|listed| listed == address)
     }
 
     /// The rank of a steward: 0 acts first. `None` for everybody else.
@@ -143,6 +165,11 @@ pub(crate) fn capabilities() -> Capabilities {
         None,
         Some(&[CredentialType::Basic]),
     )
+}
+
+/// Tells whether a text may be an address at all: what it leads to is not this crate's to know.
+pub(crate) fn is_address(text: &str) -> bool {
+    (1..=MAX_ADDRESS_LEN).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// Tells whether a list of addresses is short enough to be believed.

@@ -64,6 +64,10 @@ pub enum LogChange {
     Promoted(MemberId),
     /// A steward became an ordinary member.
     Demoted(MemberId),
+    /// The community node at this address was added to the group's.
+    Enlisted(String),
+    /// The community node at this address was taken off the group's list.
+    Delisted(String),
     /// Somebody's device came back with fresh keys.
     Rejoined(MemberId),
     /// The committer changed their keys, and nothing else.
@@ -109,6 +113,8 @@ impl std::fmt::Debug for LogChange {
             Self::Removed { .. } => "Removed(redacted)",
             Self::Promoted(_) => "Promoted",
             Self::Demoted(_) => "Demoted",
+            Self::Enlisted(_) => "Enlisted(redacted)",
+            Self::Delisted(_) => "Delisted(redacted)",
             Self::Rejoined(_) => "Rejoined",
             Self::Rekeyed => "Rekeyed",
         })
@@ -187,6 +193,8 @@ fn log_entry(epoch: &Epoch) -> LogEntry {
         }),
         What::Promote { member } => Some(LogChange::Promoted(*member)),
         What::Demote { member } => Some(LogChange::Demoted(*member)),
+        What::Enlist { address } => Some(LogChange::Enlisted(address.clone())),
+        What::Delist { address } => Some(LogChange::Delisted(address.clone())),
     };
     let own = match note.map(|note| note.class) {
         None => Some(LogChange::Began),

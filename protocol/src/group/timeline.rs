@@ -103,6 +103,14 @@ fn changes(epoch: &Epoch) -> Vec<Entry> {
         before_resync: false,
         kind,
     };
+    let node = |about: &[u8], address: &str, kind: fn(String) -> EntryKind| Entry {
+        id: EventId::of(
+            &committer,
+            &[about, address.as_bytes(), epoch.id.as_bytes()].concat(),
+        ),
+        subject: None,
+        ..entry(about, committer, kind(address.to_owned()))
+    };
     let joined = epoch.meta.joined.iter();
     let joined = joined.map(|member| entry(b"", member.id, EntryKind::Joined));
     let others = note.intents.iter().filter_map(|intent| match &intent.what {
@@ -114,6 +122,8 @@ fn changes(epoch: &Epoch) -> Vec<Entry> {
         }
         What::Promote { member } => Some(entry(b"promoted", *member, EntryKind::Promoted)),
         What::Demote { member } => Some(entry(b"demoted", *member, EntryKind::Demoted)),
+        What::Enlist { address } => Some(node(b"enlisted", address, EntryKind::Enlisted)),
+        What::Delist { address } => Some(node(b"delisted", address, EntryKind::Delisted)),
     });
     let back = (note.class == Class::Rejoin).then(|| entry(b"", committer, EntryKind::Rejoined));
     joined.chain(others).chain(back).collect()

@@ -11,16 +11,20 @@
 mod hear;
 mod pump;
 mod track;
+mod tracks;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand_core::RngCore;
 
-use self::track::{Phase, Pinned, Track};
+use self::{
+    track::{Phase, Pinned, Track},
+    tracks::Tracks,
+};
 use super::{
     News,
     frame::Nonce,
-    limit::{MAX_PENDING, MAX_RECONCILIATION, REPLY_WAIT},
+    limit::{MAX_PENDING, MAX_RECONCILIATION, PEER_RECHECK, RECHECK, REPLY_WAIT},
 };
 use crate::{
     id::{EnvelopeId, TopicId},
@@ -31,8 +35,12 @@ use crate::{
 pub(super) struct ClientLink {
     /// The server's peer id.
     server: Vec<u8>,
+    /// Whether what came another way is brought there soon.
+    soon: bool,
+    /// The community nodes that the server says it is linked to.
+    peers: Option<BTreeSet<Vec<u8>>>,
     challenge: Option<Challenge>,
-    tracks: BTreeMap<TopicId, Track>,
+    tracks: Tracks,
     /// Puts that wait for an answer, at most [`MAX_UNACKED`].
     unacked: BTreeMap<EnvelopeId, TopicId>,
     /// Fetched ids that wait for an answer, at most [`MAX_FETCHING`].
@@ -71,11 +79,13 @@ impl Challenge {
 }
 
 impl ClientLink {
-    pub(super) fn new(server: Vec<u8>) -> Self {
+    pub(super) fn new(server: Vec<u8>, soon: bool) -> Self {
         Self {
             server,
+            soon,
+            peers: None,
             challenge: None,
-            tracks: BTreeMap::new(),
+            tracks: Tracks::default(),
             unacked: BTreeMap::new(),
             fetching: BTreeMap::new(),
             pushed: 0,
@@ -88,22 +98,56 @@ impl ClientLink {
 
     /// When a tick has something to do here.
     pub(super) fn deadline(&self) -> Option<Time> {
-        let tracks = self.tracks.values().filter_map(Track::deadline);
+        let tracks = self.tracks.deadline().into_iter();
         tracks.chain(self.silent_at()).chain(self.retry_fetch).min()
     }
 
     /// Takes note of an envelope that did not come from this server.
     pub(super) fn offer(&mut self, news: News, now: Time, rng: &mut impl RngCore) {
         // Before the pin holds there is nothing to note: the first comparison covers it.
-        let track = self.tracks.get_mut(&news.topic);
-        let Some(track) = track.filter(|track| track.pinned.is_some()) else {
+        let pinned = |track: &&mut Track| track.pinned.is_some();
+        let Some(track) = self.tracks.wake(&news.topic).filter(pinned) else {
             return;
         };
         if news.made_here {
             track.put_soon(news.bucket, news.id);
         } else {
-            track.recheck.may_lack(news.id, now, rng);
+            let wait = if self.soon { PEER_RECHECK } else { RECHECK };
+            track.recheck.may_lack(news.id, wait, now, rng);
         }
+    }
+
+    /// Who is at the other end.
+    pub(super) fn peer(&self) -> &[u8] {
+        &self.server
+    }
+
+    /// The community nodes that the server says it is linked to.
+    pub(super) fn peers(&self) -> &BTreeSet<Vec<u8>> {
+        static NONE: BTreeSet<Vec<u8>> = BTreeSet::new();
+        self.peers.as_ref().unwrap_or(&NONE)
+    }
+
+    /// Tells whether the topic is used on this link.
+    pub(super) fn tracks(&self, topic: &TopicId) -> bool {
+        self.tracks.contains(topic)
+    }
+
+    /// Stops using all topics but some on this link; gives those.
+    pub(super) fn drop_tracks(&mut self, kept: impl Fn(&TopicId) -> bool) -> Vec<TopicId> {
+        let gone = self.tracks.topics().filter(|topic| !kept(topic));
+        let gone: Vec<TopicId> = gone.copied().collect();
+        for topic in &gone {
+            self.tracks.remove(topic);
+        }
+        gone
+    }
+
+    /// The server's time, and until when by it the topic is pinned there, if it is.
+    pub(super) fn pinned_until(&self, topic: &TopicId, now: Time) -> Option<(Time, Time)> {
+        let first = self.challenge.as_ref()?;
+        let pinned = self.tracks.get(topic)?.pinned?;
+        Some((first.server_time(now), pinned.until))
     }
 
     /// Gives up a put whose envelope cannot be read.
@@ -121,7 +165,7 @@ impl ClientLink {
         self.challenge.is_none()
             || !self.unacked.is_empty()
             || !self.fetching.is_empty()
-            || self.tracks.values().any(owed)
+            || self.tracks.awake().any(|(_, track)| owed(track))
     }
 
     fn moves(&self, topic: &TopicId) -> bool {
@@ -140,7 +184,7 @@ impl ClientLink {
     /// Ends a topic's run: the server does not let us go on with it for now.
     fn suspend(&mut self, topic: &TopicId, retry: Time) {
         self.fetching.retain(|_, fetch| fetch.topic != *topic);
-        if let Some(track) = self.tracks.get_mut(topic) {
+        if let Some(track) = self.tracks.wake(topic) {
             track.suspend(retry);
         }
     }

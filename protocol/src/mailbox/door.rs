@@ -60,7 +60,9 @@ pub enum Input {
         link: LinkId,
         /// Which end we are.
         side: Side,
-        /// The authenticated peer id of the server's end, at most [`super::limit::MAX_PEER_ID`] bytes.
+        /// The authenticated peer id of the client's end, at most [`super::limit::MAX_PEER_ID`] bytes.
+        client: Vec<u8>,
+        /// The authenticated peer id of the server's end, as long at most.
         server: Vec<u8>,
     },
     /// A stream has closed. Also fine for one that [`Output::Close`] named.
@@ -84,6 +86,14 @@ pub enum Input {
         key: Box<RoutingKey>,
         /// Which servers it is shown to.
         shown_to: Audience,
+    },
+    /// These servers may keep a watched topic equal among themselves: each is let use it at the
+    /// others, as far as it says that it is linked to them. Said again, replaces those before.
+    Federate {
+        /// Which one.
+        topic: TopicId,
+        /// Peer ids of community nodes that the topic is shown to.
+        servers: BTreeSet<Vec<u8>>,
     },
     /// This node no longer wants the topic. A personal node drops its envelopes.
     Unwatch {
@@ -251,6 +261,9 @@ pub enum CloseReason {
     /// The server sent something before its challenge.
     #[error("the server sent a frame before its challenge")]
     BeforeChallenge,
+    /// The server named its peers a second time, or too many of them.
+    #[error("the server sent a list of peers that it may not send")]
+    BadPeers,
     /// The server sent a second challenge.
     #[error("the server sent a second challenge")]
     SecondChallenge,

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 
 use super::limit::MAX_FRAME;
 use crate::{
@@ -50,6 +51,32 @@ pub enum Frame {
         now: Time,
         /// An envelope is held until its hour's start plus this many milliseconds.
         retention: Span,
+    },
+    /// Server, after its challenge and once, if there are any: the community nodes that it keeps
+    /// topics equal with, as far as members let it.
+    Peers {
+        /// Their peer ids, at most [`super::limit::MAX_PEERS`].
+        peers: Vec<ByteBuf>,
+    },
+    /// Client: use the topic at another server until then. Not answered.
+    Delegate {
+        /// The topic, pinned on this link.
+        topic: TopicId,
+        /// The other server's peer id.
+        server: ByteBuf,
+        /// When the permission ends.
+        until: Time,
+        /// Shows the other server that a holder of the topic's routing secret permits it.
+        proof: Proof,
+    },
+    /// Client: as `pin`, by a member's permission. Answered as `pin`.
+    PinDelegated {
+        /// The topic.
+        topic: TopicId,
+        /// When the permission ends.
+        until: Time,
+        /// As in `delegate`.
+        proof: Proof,
     },
     /// Client: holds, pushes and takes envelopes of this topic for me.
     Pin {

@@ -14,6 +14,10 @@ pub const MAX_PEER_ID: usize = 64;
 pub const MAX_LINKS: usize = 16_384;
 /// Topics that one link may have pinned at once.
 pub const MAX_PINS: usize = 256;
+/// Community nodes that one is linked to.
+pub const MAX_PEERS: usize = 16;
+/// Topics that a community node may use at one of its peers, and grants to one on a link.
+pub const MAX_PEER_TOPICS: usize = 4096;
 /// Topics that a mailbox watches at once.
 pub const MAX_WATCHED: usize = MAX_PINS;
 /// Ids in one `fetch` frame.
@@ -81,6 +85,12 @@ pub const QUOTA_WAIT: (Span, Span) = (Span::SECOND.times(60), Span::DAY);
 /// The shortest and longest time before a client looks whether a server lacks what came another
 /// way. Random between the two, so that one of many members carries it and the others see that.
 pub const RECHECK: (Span, Span) = (Span::SECOND.times(5), Span::SECOND.times(60));
+/// How long a member lets one community node use a topic at another. Not taken back but by time, so
+/// that it is short; members who are there renew it every [`PIN_RENEWAL`].
+pub const DELEGATION_LIFE: Span = Span::HOUR.times(48);
+/// As [`RECHECK`], between community nodes: long enough for what members bring to both at once,
+/// too short to be noticed.
+pub const PEER_RECHECK: (Span, Span) = (Span::from_ms(50), Span::from_ms(250));
 /// How long a client waits before it compares a topic that its server says it is behind in.
 pub const BEHIND_WAIT: Span = Span::SECOND;
 /// The pause between two sweeps when one tick did not drop everything that has expired.

@@ -4,14 +4,16 @@
 //! an envelope is stored only once its signature is checked. Every frame is answered from the
 //! index; between frames a link costs its pins and two counters.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand_core::{CryptoRng, RngCore};
+use serde_bytes::ByteBuf;
 
 use super::{
-    Carrier, CloseReason, Frame, LinkId, Mailbox, News, Output, Record, Refusal,
-    frame::{Nonce, Proof},
-    limit::{MAX_FETCH, MAX_PINS, MAX_PUSHED, MAX_RECONCILIATION, PIN_LIFE},
+    Carrier, CloseReason, Frame, LinkId, Mailbox, News, Output, Record, Refusal, delegation,
+    federation::{Delegation, is_timely},
+    frame::Nonce,
+    limit::{MAX_FETCH, MAX_PEER_TOPICS, MAX_PINS, MAX_PUSHED, MAX_RECONCILIATION, PIN_LIFE},
     pin, reconcile, refuse, send,
     unverified::Unverified,
 };
@@ -22,10 +24,14 @@ use crate::{
 
 /// One link on which we are the server.
 pub(super) struct ServerLink {
+    /// Who is at the other end.
+    client: Vec<u8>,
     /// Our own peer id, as the client knows it.
     server: Vec<u8>,
     nonce: Nonce,
     pins: BTreeSet<TopicId>,
+    /// Of the pins, those that the client has by a member's permission, and until when.
+    delegated: BTreeMap<TopicId, Time>,
     /// How many envelopes were pushed.
     pushed: u64,
     /// How many of them the client says that it has taken.
@@ -35,6 +41,45 @@ pub(super) struct ServerLink {
 }
 
 impl ServerLink {
+    pub(super) fn new(client: Vec<u8>, server: Vec<u8>) -> Self {
+        Self {
+            client,
+            server,
+            nonce: Nonce([0; 32]),
+            pins: BTreeSet::new(),
+            delegated: BTreeMap::new(),
+            pushed: 0,
+            taken: 0,
+            behind: BTreeSet::new(),
+        }
+    }
+
+    /// Who is at the other end.
+    pub(super) fn client(&self) -> &[u8] {
+        &self.client
+    }
+
+    /// Our own peer id, as the client knows it.
+    pub(super) fn server(&self) -> &[u8] {
+        &self.server
+    }
+
+    /// Tells whether the client may use the topic now.
+    fn may_use(&self, topic: &TopicId, now: Time) -> bool {
+        let until = self.delegated.get(topic);
+        self.pins.contains(topic) && until.is_none_or(|until| *until > now)
+    }
+
+    /// Forgets the pins of which the permission has ended; gives them.
+    pub(super) fn lapse(&mut self, now: Time) -> Vec<TopicId> {
+        let lapsed = self.delegated.iter().filter(|(_, until)| **until <= now);
+        let lapsed: Vec<TopicId> = lapsed.map(|(topic, _)| *topic).collect();
+        for topic in &lapsed {
+            self.unpin(topic);
+        }
+        lapsed
+    }
+
     /// The topics that the client has pinned.
     pub(super) fn pins(&self) -> impl Iterator<Item = &TopicId> {
         self.pins.iter()
@@ -43,6 +88,7 @@ impl ServerLink {
     /// Forgets a pin; tells whether it was there.
     pub(super) fn unpin(&mut self, topic: &TopicId) -> bool {
         self.behind.remove(topic);
+        self.delegated.remove(topic);
         self.pins.remove(topic)
     }
 
@@ -68,27 +114,22 @@ impl Mailbox {
     pub(super) fn challenge(
         &mut self,
         link: LinkId,
-        server: Vec<u8>,
+        mut served: ServerLink,
         now: Time,
         rng: &mut (impl RngCore + CryptoRng),
         out: &mut Vec<Output>,
     ) {
-        let mut nonce = Nonce([0; 32]);
-        rng.fill_bytes(&mut nonce.0);
+        rng.fill_bytes(&mut served.nonce.0);
         let challenge = Frame::Challenge {
-            nonce,
+            nonce: served.nonce,
             now,
             retention: self.policy.retention(),
         };
         send(link, &challenge, out);
-        let served = ServerLink {
-            server,
-            nonce,
-            pins: BTreeSet::new(),
-            pushed: 0,
-            taken: 0,
-            behind: BTreeSet::new(),
-        };
+        if !self.peers.is_empty() {
+            let peers = self.peers.iter().cloned().map(ByteBuf::from).collect();
+            send(link, &Frame::Peers { peers }, out);
+        }
         self.served.insert(link, served);
     }
 
@@ -102,7 +143,34 @@ impl Mailbox {
         out: &mut Vec<Output>,
     ) -> Result<(), CloseReason> {
         match frame {
-            Frame::Pin { topic, proof } => self.grant_pin(link, topic, &proof, now, out),
+            Frame::Pin { topic, proof } => {
+                let proven = |served: &ServerLink| {
+                    pin::proven(&topic, &served.server, &served.nonce, &proof)
+                };
+                self.grant_pin(link, topic, None, proven, now, out);
+            }
+            Frame::PinDelegated {
+                topic,
+                until,
+                proof,
+            } => {
+                let given = Delegation { until, proof };
+                let proven = |served: &ServerLink| {
+                    let (holder, server) = (&served.client, &served.server);
+                    is_timely(given, now)
+                        && delegation::is_signed(&topic, holder, server, until, &proof)
+                };
+                self.grant_pin(link, topic, Some(until), proven, now, out);
+            }
+            Frame::Delegate {
+                topic,
+                server,
+                until,
+                proof,
+            } => {
+                let given = Delegation { until, proof };
+                self.take_delegation(link, topic, server.into_vec(), given, now, out);
+            }
             Frame::Unpin { topic } => self.revoke_pin(link, &topic),
             Frame::Put(bytes) => self.store(link, bytes, now, rng, out)?,
             Frame::Reconcile {
@@ -113,6 +181,7 @@ impl Mailbox {
             Frame::Fetch { topic, ids } => self.deliver(link, topic, &ids, now, out)?,
             Frame::Taken { total } => self.count_taken(link, total, out)?,
             Frame::Challenge { .. }
+            | Frame::Peers { .. }
             | Frame::Pinned { .. }
             | Frame::Stored { .. }
             | Frame::Reconciled { .. }
@@ -128,16 +197,22 @@ impl Mailbox {
         &mut self,
         link: LinkId,
         topic: TopicId,
-        proof: &Proof,
+        delegated: Option<Time>,
+        proven: impl Fn(&ServerLink) -> bool,
         now: Time,
         out: &mut Vec<Output>,
     ) {
         let until = now.after(PIN_LIFE).bucket().start();
-        if let Err(why) = self.may_pin(link, &topic, proof) {
+        if let Err(why) = self.may_pin(link, &topic, delegated.is_some(), proven) {
             return refuse(link, topic, None, why, out);
         }
         if let Some(served) = self.served.get_mut(&link) {
+            let own = served.pins.contains(&topic) && !served.delegated.contains_key(&topic);
             served.pins.insert(topic);
+            match delegated {
+                Some(until) if !own => served.delegated.insert(topic, until),
+                _ => served.delegated.remove(&topic),
+            };
         }
         self.audience.entry(topic).or_default().insert(link);
         // Whole hours, so that reconnecting costs at most one write an hour and topic.
@@ -156,15 +231,26 @@ impl Mailbox {
 
     /// The proof comes before the question whether we serve the topic: only those who hold its
     /// routing secret may learn that.
-    fn may_pin(&self, link: LinkId, topic: &TopicId, proof: &Proof) -> Result<(), Refusal> {
+    fn may_pin(
+        &self,
+        link: LinkId,
+        topic: &TopicId,
+        delegated: bool,
+        proven: impl Fn(&ServerLink) -> bool,
+    ) -> Result<(), Refusal> {
         let served = self.served.get(&link).ok_or(Refusal::NotPinned)?;
-        if !served.pins.contains(topic) && served.pins.len() >= MAX_PINS {
+        let most = if self.peers.contains(&served.client) {
+            MAX_PEER_TOPICS
+        } else {
+            MAX_PINS
+        };
+        if !served.pins.contains(topic) && served.pins.len() >= most {
             return Err(Refusal::TooManyPins);
         }
-        if !pin::proven(topic, &served.server, &served.nonce, proof) {
+        if !proven(served) {
             return Err(Refusal::BadProof);
         }
-        if !self.policy.serves_any_topic() && !self.watched.contains_key(topic) {
+        if !self.policy.serves_any_topic() && (delegated || !self.watched.contains_key(topic)) {
             return Err(Refusal::NotServed);
         }
         if !self.pins.contains_key(topic) && self.pins.len() >= self.policy.topics() {
@@ -181,10 +267,9 @@ impl Mailbox {
         }
     }
 
-    fn pinned_by(&self, link: LinkId, topic: &TopicId) -> bool {
-        self.served
-            .get(&link)
-            .is_some_and(|served| served.pins.contains(topic))
+    pub(super) fn pinned_by(&self, link: LinkId, topic: &TopicId, now: Time) -> bool {
+        let served = self.served.get(&link);
+        served.is_some_and(|served| served.may_use(topic, now))
     }
 
     /// Checks, in the order of their cost, and stores (SPEC, *put*).
@@ -200,7 +285,7 @@ impl Mailbox {
         let (topic, bucket, id) = (put.topic, put.bucket, put.id);
         let why = if !put.known_version {
             Refusal::Invalid
-        } else if !self.pinned_by(link, &topic) {
+        } else if !self.pinned_by(link, &topic, now) {
             Refusal::NotPinned
         } else if !self.policy.takes(bucket, now) {
             Refusal::Clock { server_now: now }
@@ -238,15 +323,27 @@ impl Mailbox {
         send(link, &Frame::Stored { id, until }, out);
     }
 
-    /// Brings a new envelope to those who pinned its topic, except the one who brought it.
-    pub(super) fn push(&mut self, news: News, out: &mut Vec<Output>) {
+    /// Brings a new envelope to those who pinned its topic, except the one who brought it. Gives
+    /// those of our peers that are among them.
+    pub(super) fn push(
+        &mut self,
+        news: News,
+        brought_by: Option<&[u8]>,
+        now: Time,
+        out: &mut Vec<Output>,
+    ) -> BTreeSet<Vec<u8>> {
         let News { topic, id, .. } = news;
         let carrier = Carrier::Push;
+        let mut told = BTreeSet::new();
         for link in self.audience.get(&topic).into_iter().flatten().copied() {
-            if Some(link) != news.via
-                && let Some(served) = self.served.get_mut(&link)
-                && served.may_push(topic)
-            {
+            let Some(served) = self.served.get_mut(&link) else {
+                continue;
+            };
+            let knows = Some(link) == news.via || brought_by == Some(&*served.client);
+            if !knows && served.may_use(&topic, now) && served.may_push(topic) {
+                if self.peers.contains(&served.client) {
+                    told.insert(served.client.clone());
+                }
                 out.push(Output::SendStored {
                     link,
                     topic,
@@ -255,6 +352,7 @@ impl Mailbox {
                 });
             }
         }
+        told
     }
 
     fn answer(
@@ -266,7 +364,7 @@ impl Mailbox {
         now: Time,
         out: &mut Vec<Output>,
     ) -> Result<(), CloseReason> {
-        if !self.pinned_by(link, &topic) {
+        if !self.pinned_by(link, &topic, now) {
             refuse(link, topic, None, Refusal::NotPinned, out);
             return Ok(());
         }
@@ -289,7 +387,7 @@ impl Mailbox {
         if ids.len() > MAX_FETCH {
             return Err(CloseReason::TooManyIds);
         }
-        if !self.pinned_by(link, &topic) {
+        if !self.pinned_by(link, &topic, now) {
             refuse(link, topic, None, Refusal::NotPinned, out);
             return Ok(());
         }

@@ -2,6 +2,7 @@
 
 mod chaos;
 mod delivery;
+mod federation;
 mod hostile;
 mod lifetime;
 mod net;

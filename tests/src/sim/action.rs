@@ -102,6 +102,24 @@ pub enum Action {
         /// Whom.
         target: usize,
     },
+    /// This member adds a relay to the group's community nodes, if they are a steward.
+    Enlist {
+        /// Who.
+        node: usize,
+        /// The group.
+        slot: usize,
+        /// The relay, counted from the first one.
+        relay: usize,
+    },
+    /// This member takes a relay off the group's list, if they are a steward.
+    Delist {
+        /// Who.
+        node: usize,
+        /// The group.
+        slot: usize,
+        /// The relay, counted from the first one.
+        relay: usize,
+    },
     /// Several stewards act at the same moment, each by a number that picks one of them.
     AtOnce {
         /// The group.
@@ -278,6 +296,10 @@ pub enum Deed {
     Promote(usize),
     /// Makes this node's member an ordinary one.
     Demote(usize),
+    /// Adds this relay to the group's community nodes.
+    Enlist(usize),
+    /// Takes this relay off the group's list.
+    Delist(usize),
 }
 
 impl Deed {
@@ -293,6 +315,8 @@ impl Deed {
             Self::Remove(target) => Action::RemoveBy { node, slot, target },
             Self::Promote(target) => Action::Promote { node, slot, target },
             Self::Demote(target) => Action::Demote { node, slot, target },
+            Self::Enlist(relay) => Action::Enlist { node, slot, relay },
+            Self::Delist(relay) => Action::Delist { node, slot, relay },
         }
     }
 }

@@ -247,11 +247,18 @@ impl Node {
     // Inputs: each is one step.
 
     /// A link has opened.
-    pub fn link_up(&mut self, now: Time, link: LinkId, side: Side, server: Vec<u8>) {
+    pub fn link_up(&mut self, now: Time, link: LinkId, side: Side, ends: [&str; 2]) {
         if let Some(machine) = &mut self.machine {
             machine.links.insert(link);
         }
-        self.mail(now, mailbox::Input::LinkUp { link, side, server });
+        let [client, server] = ends.map(|address| address.as_bytes().to_vec());
+        let up = mailbox::Input::LinkUp {
+            link,
+            side,
+            client,
+            server,
+        };
+        self.mail(now, up);
     }
 
     /// A link has closed.
@@ -532,6 +539,7 @@ impl Step<'_> {
             routing,
             group,
             community,
+            parting,
         } in watched
         {
             let nodes = if community.is_empty() {
@@ -545,7 +553,12 @@ impl Step<'_> {
                 .iter()
                 .filter(|((of, _), _)| machine.listening && Some(*of) == group);
             let direct = direct.flat_map(|(_, addresses)| addresses);
-            let shown_to: BTreeSet<String> = nodes.iter().chain(direct).cloned().collect();
+            let shown_to: BTreeSet<String> = nodes
+                .iter()
+                .chain(&parting)
+                .chain(direct)
+                .cloned()
+                .collect();
             let key = routing.key();
             topics.insert(key.topic());
             addresses.extend(shown_to.iter().cloned());

@@ -749,7 +749,8 @@ impl World {
         );
         let now = self.now;
         for (at, side) in [(node, Side::Client), (server, Side::Server)] {
-            self.nodes[at].link_up(now, LinkId(id), side, address.clone().into_bytes());
+            let own = self.nodes[node].address();
+            self.nodes[at].link_up(now, LinkId(id), side, [&own, &address]);
             self.after_step(at);
         }
     }
@@ -1122,6 +1123,14 @@ impl World {
                 let (group, member) = self.of_member_and(node, slot, target)?;
                 self.command(node, Command::Demote { group, member }, Asked::Other)
             }
+            Action::Enlist { node, slot, relay } => {
+                let (group, address) = (self.of_member(node, slot)?, self.relay(relay));
+                self.command(node, Command::Enlist { group, address }, Asked::Other)
+            }
+            Action::Delist { node, slot, relay } => {
+                let (group, address) = (self.of_member(node, slot)?, self.relay(relay));
+                self.command(node, Command::Delist { group, address }, Asked::Other)
+            }
             Action::AtOnce { slot, deeds } => {
                 let stewards = self.stewards(slot);
                 for (pick, deed) in deeds {
@@ -1283,6 +1292,11 @@ impl World {
     fn of_member(&self, node: usize, slot: usize) -> Option<GroupId> {
         let group = self.slots.get(slot)?.id?;
         self.is_in(node, slot).then_some(group)
+    }
+
+    /// The address of a relay, counted from the first one.
+    fn relay(&self, at: usize) -> String {
+        self.nodes[self.relays().start + at].address()
     }
 
     /// The group and the pseudonym of another node's person in it, if this node is up and in it.

@@ -1,6 +1,9 @@
 //! What the server says, and what we make of it. Nothing of it is believed unchecked.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use rand_core::RngCore;
+use serde_bytes::ByteBuf;
 
 use super::{
     Challenge, ClientLink,
@@ -11,8 +14,8 @@ use crate::{
     mailbox::{
         CloseReason, Frame, LinkId, Mailbox, News, Output, Refusal,
         limit::{
-            BEHIND_WAIT, MAX_IDLE_ROUNDS, MAX_REFUSED, MAX_UNKEPT, PIN_RETRY, QUOTA_WAIT,
-            TAKEN_EVERY,
+            BEHIND_WAIT, MAX_IDLE_ROUNDS, MAX_PEERS, MAX_REFUSED, MAX_UNKEPT, PIN_RETRY,
+            QUOTA_WAIT, TAKEN_EVERY,
         },
         reconcile, send,
         unverified::Unverified,
@@ -50,22 +53,40 @@ impl Mailbox {
                     heard: now,
                     retention,
                 });
-                for topic in self.watched.keys().copied().collect::<Vec<_>>() {
+                let delegated = self.delegations.get(&server.server).into_iter();
+                let delegated = delegated.flat_map(BTreeMap::keys);
+                let topics: BTreeSet<TopicId> =
+                    self.watched.keys().chain(delegated).copied().collect();
+                for topic in topics {
                     self.ask_for_pin(link, topic, out);
                 }
             }
-            Frame::Pinned { topic, until, from } => self.granted(link, &topic, until, from, now),
+            Frame::Peers { peers } => {
+                if server.peers.is_some() || peers.len() > MAX_PEERS {
+                    return Err(CloseReason::BadPeers);
+                }
+                server.peers = Some(peers.into_iter().map(ByteBuf::into_vec).collect());
+                for topic in server.tracks.topics().copied().collect::<Vec<_>>() {
+                    self.delegate(link, &topic, now, out);
+                }
+            }
+            Frame::Pinned { topic, until, from } => {
+                self.granted(link, &topic, until, from, now);
+                self.delegate(link, &topic, now, out);
+            }
             Frame::Reconciled { topic, message } => self.compared(link, topic, &message, now)?,
             Frame::Deliver(bytes) => self.delivered(link, bytes, now, rng, out)?,
             Frame::Push(bytes) => self.pushed(link, bytes, now, rng, out)?,
             Frame::Stored { id, until } => self.acknowledged(link, id, until, out),
             Frame::Behind { topic } => {
-                if let Some(track) = server.tracks.get_mut(&topic) {
+                if let Some(track) = server.tracks.wake(&topic) {
                     track.recheck.no_later_than(now.after(BEHIND_WAIT));
                 }
             }
             Frame::Refused { topic, id, why } => self.refused(link, topic, id, why, now, out)?,
             Frame::Pin { .. }
+            | Frame::Delegate { .. }
+            | Frame::PinDelegated { .. }
             | Frame::Unpin { .. }
             | Frame::Put(_)
             | Frame::Reconcile { .. }
@@ -82,7 +103,7 @@ impl Mailbox {
         // By the server's clock: ours may be wrong.
         let clock = server.challenge.map(|first| first.server_time(now));
         let ours = self.policy.window(clock.unwrap_or(now));
-        if let Some(track) = server.tracks.get_mut(topic) {
+        if let Some(track) = server.tracks.wake(topic) {
             track.grant(Pinned {
                 at: now,
                 until,
@@ -101,7 +122,7 @@ impl Mailbox {
         let Some(server) = self.servers.get_mut(&link) else {
             return Ok(());
         };
-        let Some(track) = server.tracks.get_mut(&topic) else {
+        let Some(track) = server.tracks.wake(&topic) else {
             return Ok(()); // Unwatched meanwhile.
         };
         let Some(pinned) = track.pinned.filter(|_| track.phase == Phase::Comparing) else {
@@ -178,8 +199,11 @@ impl Mailbox {
     ) -> Result<(), CloseReason> {
         let (topic, bucket, id) = (claimed.topic, claimed.bucket, claimed.id);
         // Unwatched while it was on its way, or from a sender that is newer than we are.
-        if !self.watched.contains_key(&topic) || !claimed.known_version {
+        if !self.follows(link, &topic) || !claimed.known_version {
             return Ok(());
+        }
+        if self.policy.serves_any_topic() && !self.policy.takes(bucket, now) {
+            return Ok(()); // Another community node may keep things for longer.
         }
         if let Some(entry) = self.index.find(&topic, bucket, &id) {
             let made_here = entry.made_here;
@@ -190,6 +214,11 @@ impl Mailbox {
         let news = News::new(&envelope, false, Some(link));
         if self.take(envelope, news, now, out) {
             self.spread(news, now, rng, out);
+        } else if let Some(server) = self.servers.get_mut(&link)
+            && self.policy.serves_any_topic()
+        {
+            // Nobody waits for it here; what is missing is found once there is room.
+            server.suspend(&topic, now.after(PIN_RETRY));
         } else {
             out.push(Output::Refused {
                 link: None,
@@ -214,7 +243,7 @@ impl Mailbox {
         let Some(server) = self.servers.get_mut(&link) else {
             return;
         };
-        let Some(track) = server.tracks.get_mut(topic) else {
+        let Some(track) = server.tracks.wake(topic) else {
             return;
         };
         track.recheck.has(&id);
@@ -238,7 +267,7 @@ impl Mailbox {
         let Some(topic) = server.unacked.remove(&id) else {
             return;
         };
-        if let Some(track) = server.tracks.get_mut(&topic) {
+        if let Some(track) = server.tracks.wake(&topic) {
             track.recheck.has(&id);
         }
         out.push(Output::Stored {
@@ -267,7 +296,7 @@ impl Mailbox {
             _ => PIN_RETRY,
         });
         let topic = match id {
-            None if server.tracks.contains_key(&topic) => {
+            None if server.tracks.contains(&topic) => {
                 server.suspend(&topic, retry);
                 topic
             }
@@ -300,7 +329,7 @@ impl Mailbox {
 impl ClientLink {
     /// Makes sure that a refused put is not tried again at once.
     fn put_refused(&mut self, topic: &TopicId, id: EnvelopeId, why: Refusal, retry: Time) {
-        let Some(track) = self.tracks.get_mut(topic) else {
+        let Some(track) = self.tracks.wake(topic) else {
             return;
         };
         match why {

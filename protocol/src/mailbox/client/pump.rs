@@ -24,7 +24,7 @@ use crate::{
 impl Mailbox {
     /// Pins a topic wherever it may be shown and is not pinned yet.
     pub(in crate::mailbox) fn pin_everywhere(&mut self, topic: TopicId, out: &mut Vec<Output>) {
-        let without = |server: &ClientLink| !server.tracks.contains_key(&topic);
+        let without = |server: &ClientLink| !server.tracks.contains(&topic);
         let links = self.servers.iter().filter(|(_, server)| without(server));
         for link in links.map(|(link, _)| *link).collect::<Vec<_>>() {
             self.ask_for_pin(link, topic, out);
@@ -38,7 +38,7 @@ impl Mailbox {
         out: &mut Vec<Output>,
     ) {
         for (link, server) in &mut self.servers {
-            if chosen(&server.server) && server.tracks.remove(topic).is_some() {
+            if chosen(&server.server) && server.tracks.remove(topic) {
                 send(*link, &Frame::Unpin { topic: *topic }, out);
             }
         }
@@ -46,7 +46,7 @@ impl Mailbox {
 
     pub(in crate::mailbox) fn compare_again(&mut self, topic: &TopicId) {
         for server in self.servers.values_mut() {
-            if let Some(track) = server.tracks.get_mut(topic) {
+            if let Some(track) = server.tracks.wake(topic) {
                 track.again = true;
             }
         }
@@ -88,23 +88,42 @@ impl Mailbox {
                 None if server.is_owed() => Some(now),
                 _ => None,
             };
+            server.tracks.rest();
         }
         Ok(())
     }
 
-    pub(super) fn ask_for_pin(&mut self, link: LinkId, topic: TopicId, out: &mut Vec<Output>) {
-        let (Some(server), Some(watched)) = (self.servers.get_mut(&link), self.watched.get(&topic))
-        else {
+    pub(in crate::mailbox) fn ask_for_pin(
+        &mut self,
+        link: LinkId,
+        topic: TopicId,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(server) = self.servers.get_mut(&link) else {
             return;
         };
-        if !watched.shown_to.has(&server.server) {
+        let Some(first) = &server.challenge else {
             return;
-        }
-        if let Some(first) = &server.challenge {
+        };
+        let pin = if let Some(watched) = self.watched.get(&topic) {
+            if !watched.shown_to.has(&server.server) {
+                return;
+            }
             let proof = pin::prove(&watched.key, &server.server, &first.nonce);
-            server.tracks.entry(topic).or_default().phase = Phase::Pinning;
-            send(link, &Frame::Pin { topic, proof }, out);
-        }
+            Frame::Pin { topic, proof }
+        } else {
+            let delegations = self.delegations.get(&server.server);
+            let Some(given) = delegations.and_then(|given| given.get(&topic)) else {
+                return;
+            };
+            Frame::PinDelegated {
+                topic,
+                until: given.until,
+                proof: given.proof,
+            }
+        };
+        server.tracks.entry(topic).phase = Phase::Pinning;
+        send(link, &pin, out);
     }
 
     fn renew_pins(&mut self, link: LinkId, now: Time, out: &mut Vec<Output>) {
@@ -112,7 +131,13 @@ impl Mailbox {
             return;
         };
         let due = |(topic, track): (&TopicId, &mut Track)| track.renew(now).then_some(*topic);
-        for topic in server.tracks.iter_mut().filter_map(due).collect::<Vec<_>>() {
+        server.tracks.wake_due(now);
+        for topic in server
+            .tracks
+            .awake_mut()
+            .filter_map(due)
+            .collect::<Vec<_>>()
+        {
             self.ask_for_pin(link, topic, out);
         }
     }
@@ -127,10 +152,13 @@ impl Mailbox {
         let Some(server) = self.servers.get_mut(&link) else {
             return Ok(());
         };
-        let running = server.tracks.values().filter(|track| track.is_running());
+        let running = server
+            .tracks
+            .awake()
+            .filter(|(_, track)| track.is_running());
         let mut room = MAX_RUNS_AT_ONCE.saturating_sub(running.count());
         let mut stale = Vec::new();
-        for (topic, track) in &mut server.tracks {
+        for (topic, track) in server.tracks.awake_mut() {
             if track.phase == Phase::Settled && track.again {
                 track.phase = Phase::Ready;
             }
@@ -171,7 +199,10 @@ impl Mailbox {
         }
         let wants = |server: &ClientLink| {
             server.fetching.len() <= FETCH_LOW_WATER
-                && server.tracks.values().any(|track| !track.need.is_empty())
+                && server
+                    .tracks
+                    .awake()
+                    .any(|(_, track)| !track.need.is_empty())
         };
         if !self.servers.get(&link).is_some_and(wants) {
             return;
@@ -201,7 +232,7 @@ impl ClientLink {
         now: Time,
         out: &mut Vec<Output>,
     ) {
-        for (topic, track) in &mut self.tracks {
+        for (topic, track) in self.tracks.awake_mut() {
             let room = MAX_FETCHING - self.fetching.len();
             let (mut ids, mut later) = (Vec::new(), Vec::new());
             while ids.len() < room && !track.need.is_empty() {
@@ -236,7 +267,7 @@ impl ClientLink {
 
     /// Sends what the server lacks, as far as the limits permit.
     fn fill_puts(&mut self, link: LinkId, index: &Index, out: &mut Vec<Output>) {
-        for (topic, track) in &mut self.tracks {
+        for (topic, track) in self.tracks.awake_mut() {
             while track.pinned.is_some() && self.unacked.len() < MAX_UNACKED {
                 let Some((bucket, id)) = track.have.pop_first() else {
                     break;
@@ -256,11 +287,11 @@ impl ClientLink {
 
     /// Goes on with every topic whose differences have moved.
     fn finish_runs(&mut self, link: LinkId, index: &Index, now: Time, out: &mut Vec<Output>) {
-        let moving = self.tracks.iter().filter(|(topic, track)| {
+        let moving = self.tracks.awake().filter(|(topic, track)| {
             track.phase == Phase::Moving && track.has_moved() && !self.moves(topic)
         });
         for topic in moving.map(|(topic, _)| *topic).collect::<Vec<_>>() {
-            let Some(track) = self.tracks.get_mut(&topic) else {
+            let Some(track) = self.tracks.wake(&topic) else {
                 continue;
             };
             let Some(Pinned { from, .. }) = track.pinned else {
@@ -293,7 +324,7 @@ impl ClientLink {
 
     /// After the first complete comparison: what was made here and did not differ is held there.
     fn confirm_own(&mut self, topic: &TopicId, index: &Index, now: Time, out: &mut Vec<Output>) {
-        let Some(track) = self.tracks.get_mut(topic) else {
+        let Some(track) = self.tracks.wake(topic) else {
             return;
         };
         let complete = track.may_put(now) && !track.confirmed;

@@ -6,7 +6,7 @@ use rand_core::RngCore;
 
 use crate::{
     id::EnvelopeId,
-    mailbox::limit::{MAX_PENDING, MAX_RECHECK, MAX_REFUSED, PIN_RENEWAL, RECHECK},
+    mailbox::limit::{MAX_PENDING, MAX_RECHECK, MAX_REFUSED, PIN_RENEWAL},
     time::{Bucket, Span, Time},
 };
 
@@ -87,6 +87,12 @@ impl Track {
 
     pub(super) fn is_running(&self) -> bool {
         matches!(self.phase, Phase::Comparing | Phase::Moving)
+    }
+
+    /// Tells whether there is nothing to do before [`Track::deadline`], unless something happens.
+    pub(super) fn is_quiet(&self) -> bool {
+        let rests = matches!(self.phase, Phase::Settled | Phase::Refused(_));
+        rests && self.has_moved() && !self.again
     }
 
     /// Tells whether nothing of the last answer is left to ask for or to send.
@@ -175,15 +181,20 @@ pub(super) struct Recheck {
 }
 
 impl Recheck {
-    /// The server may lack this envelope.
-    pub(super) fn may_lack(&mut self, id: EnvelopeId, now: Time, rng: &mut impl RngCore) {
+    /// The server may lack this envelope: compares after a random while between these two.
+    pub(super) fn may_lack(
+        &mut self,
+        id: EnvelopeId,
+        (shortest, longest): (Span, Span),
+        now: Time,
+        rng: &mut impl RngCore,
+    ) {
         if self.ids.len() < MAX_RECHECK {
             self.ids.insert(id);
         } else {
             self.certain = true;
         }
         if self.due.is_none() {
-            let (shortest, longest) = RECHECK;
             let spread = longest.as_ms() - shortest.as_ms();
             let wait = shortest.as_ms() + rng.next_u64() % (spread + 1);
             self.due = Some(now.after(Span::from_ms(wait)));

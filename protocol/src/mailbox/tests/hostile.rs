@@ -37,6 +37,7 @@ impl Net {
             Input::LinkUp {
                 link,
                 side,
+                client: format!("client {}", link.0).into_bytes(),
                 server: server_id,
             },
         );
@@ -519,8 +520,14 @@ fn unreadable_and_oversized_input_closes_the_link() {
         }
     }
     for server in [vec![], vec![1; 65]] {
-        let (link, side) = (LinkId(77), Side::Client);
-        net.input(alice, Input::LinkUp { link, side, server });
+        let (link, side, client) = (LinkId(77), Side::Client, b"alice".to_vec());
+        let up = Input::LinkUp {
+            link,
+            side,
+            client,
+            server,
+        };
+        net.input(alice, up);
         assert_eq!(
             net.nodes[alice].told.closed.pop(),
             Some(CloseReason::BadPeerId)
@@ -560,8 +567,13 @@ fn links_and_watched_topics_are_limited() {
     let mut net = Net::new(12);
     let relay = net.community();
     for number in 0..MAX_LINKS as u64 + 1 {
-        let (link, side, server) = (LinkId(number), Side::Server, b"x".to_vec());
-        net.input(relay, Input::LinkUp { link, side, server });
+        let up = Input::LinkUp {
+            link: LinkId(number),
+            side: Side::Server,
+            client: b"y".to_vec(),
+            server: b"x".to_vec(),
+        };
+        net.input(relay, up);
     }
     assert_eq!(net.closed(relay), [CloseReason::TooManyLinks]);
     let alice = net.member(&[]);

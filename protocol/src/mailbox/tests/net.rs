@@ -100,6 +100,7 @@ pub struct Node {
     policy: Policy,
     pub peer: Vec<u8>,
     pub watched: BTreeMap<TopicId, RoutingKey>,
+    peers: Vec<Vec<u8>>,
     timer: Option<Time>,
 }
 
@@ -166,9 +167,16 @@ impl Net {
             policy,
             peer: format!("peer {at}").into_bytes(),
             watched: BTreeMap::new(),
+            peers: Vec::new(),
             timer: None,
         });
         at
+    }
+
+    /// Names a community node's peers; it starts anew.
+    pub fn peer_with(&mut self, node: usize, peers: Vec<Vec<u8>>) {
+        self.nodes[node].peers = peers;
+        self.restart(node);
     }
 
     pub fn community(&mut self) -> usize {
@@ -215,10 +223,16 @@ impl Net {
             };
             self.wires.insert((link, node), wire);
         }
-        let peer = self.nodes[server].peer.clone();
+        let peers = [client, server].map(|node| self.nodes[node].peer.clone());
         for (node, side) in [(client, Side::Client), (server, Side::Server)] {
-            let server = peer.clone();
-            self.input(node, Input::LinkUp { link, side, server });
+            let [client, server] = peers.clone();
+            let up = Input::LinkUp {
+                link,
+                side,
+                client,
+                server,
+            };
+            self.input(node, up);
         }
         link
     }
@@ -227,11 +241,18 @@ impl Net {
     pub fn dangling(&mut self, node: usize, side: Side) -> LinkId {
         let link = LinkId(self.next_link);
         self.next_link += 1;
-        let server = match side {
-            Side::Client => b"the test".to_vec(),
-            Side::Server => self.nodes[node].peer.clone(),
+        let (own, test) = (self.nodes[node].peer.clone(), b"the test".to_vec());
+        let (client, server) = match side {
+            Side::Client => (own, test),
+            Side::Server => (test, own),
         };
-        self.input(node, Input::LinkUp { link, side, server });
+        let up = Input::LinkUp {
+            link,
+            side,
+            client,
+            server,
+        };
+        self.input(node, up);
         link
     }
 
@@ -278,7 +299,8 @@ impl Net {
                 arrived: *arrived,
                 made_here: *here,
             });
-        at.mailbox = Mailbox::restore(at.policy, kept, at.disk.pins.clone());
+        at.mailbox =
+            Mailbox::restore(at.policy, kept, at.disk.pins.clone()).peering_with(at.peers.clone());
         for link in links {
             self.cut(link);
         }

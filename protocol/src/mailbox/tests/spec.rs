@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 
+use serde_bytes::ByteBuf;
+
 use super::net::{START, TestRng, key};
 use crate::{
     envelope::Envelope,
     id::{EnvelopeId, TopicId},
     mailbox::{
-        Frame, Refusal,
+        Frame, Refusal, delegation,
         frame::{Nonce, Proof},
         limit, pin, reconcile,
     },
@@ -19,6 +21,8 @@ const SPEC: &str = include_str!("../../../SPEC.md");
 
 /// The peer id of the server in the examples.
 const SERVER: &[u8] = b"the server";
+/// Another server, which the one in the examples is linked to.
+const PEER: &[u8] = b"its peer";
 
 fn until() -> Time {
     START.after(limit::PIN_LIFE).bucket().start()
@@ -35,6 +39,8 @@ fn examples() -> Vec<(&'static str, Frame)> {
     let id = EnvelopeId::from_bytes([0x22; 32]);
     let other = EnvelopeId::from_bytes([0x33; 32]);
     let refused = |id, why| Frame::Refused { topic, id, why };
+    let delegated = START.after(limit::DELEGATION_LIFE).bucket().start();
+    let proof = delegation::sign(&key(7), SERVER, PEER, delegated);
     let empty = crate::mailbox::index::Index::default();
     let message = reconcile::open(empty.window(&topic, Bucket::from_hours(0))).unwrap();
     vec![
@@ -44,6 +50,29 @@ fn examples() -> Vec<(&'static str, Frame)> {
                 nonce,
                 now: START,
                 retention: limit::RETENTION,
+            },
+        ),
+        (
+            "peers",
+            Frame::Peers {
+                peers: vec![ByteBuf::from(PEER)],
+            },
+        ),
+        (
+            "delegate",
+            Frame::Delegate {
+                topic,
+                server: ByteBuf::from(PEER),
+                until: delegated,
+                proof,
+            },
+        ),
+        (
+            "pin_delegated",
+            Frame::PinDelegated {
+                topic,
+                until: delegated,
+                proof,
             },
         ),
         (
@@ -170,6 +199,14 @@ fn the_examples_proof_and_envelope_are_genuine() {
     };
     assert!(pin::proven(&topic, SERVER, &nonce, &proof));
     assert!(!pin::proven(&topic, SERVER, &nonce, &Proof([0; 64])));
+    let Frame::Delegate { until, proof, .. } = frame("delegate") else {
+        panic!("another frame");
+    };
+    assert!(delegation::is_signed(&topic, SERVER, PEER, until, &proof));
+    let Frame::PinDelegated { proof: same, .. } = frame("pin_delegated") else {
+        panic!("another frame");
+    };
+    assert_eq!(same, proof);
     let Frame::Put(bytes) = frame("put") else {
         panic!("another frame");
     };
@@ -194,6 +231,8 @@ fn the_documents_limits_are_those_in_force() {
         ("MAX_RECONCILIATION", limit::MAX_RECONCILIATION as u64),
         ("MAX_PEER_ID", limit::MAX_PEER_ID as u64),
         ("MAX_PINS", limit::MAX_PINS as u64),
+        ("MAX_PEERS", limit::MAX_PEERS as u64),
+        ("MAX_PEER_TOPICS", limit::MAX_PEER_TOPICS as u64),
         ("MAX_FETCH", limit::MAX_FETCH as u64),
         ("MAX_UNACKED", limit::MAX_UNACKED as u64),
         ("MAX_FETCHING", limit::MAX_FETCHING as u64),
@@ -209,6 +248,7 @@ fn the_documents_limits_are_those_in_force() {
         ("RETENTION", hours(limit::RETENTION)),
         ("PIN_LIFE", hours(limit::PIN_LIFE)),
         ("PIN_RENEWAL", hours(limit::PIN_RENEWAL)),
+        ("DELEGATION_LIFE", hours(limit::DELEGATION_LIFE)),
         ("PIN_RETRY", hours(limit::PIN_RETRY)),
         ("FUTURE_SLACK", hours(limit::FUTURE_SLACK)),
         ("WINDOW_SLACK", u64::from(limit::WINDOW_SLACK)),
