@@ -553,7 +553,7 @@ impl Profile {
         match input {
             Input::Command(command) => {
                 let outcome = self.command(command, &mut context);
-                self.forget_left(&mut context);
+                self.forget_left(&mut context); // The outcome is the last output.
                 context.out.push(Output::Done(outcome));
             }
             Input::Envelope(envelope) => {

@@ -555,7 +555,7 @@ impl Group {
         topics
     }
 
-    /// When it is this member's turn to help, were they to leave as well, counted in [`RANK_DELAY`]s: stewards by rank. To the
+    /// When it is this member's turn to help, counted in [`RANK_DELAY`]s: stewards by rank. To the
     /// only steward others can be of help too, in the order of the roster.
     fn help_turn(&self) -> Option<usize> {
         let policy = self.policy().filter(|_| self.removal().is_none())?;

@@ -56,22 +56,20 @@ impl Group {
             return Ok(None);
         }
         let audiences = self.audiences(context.now);
-        if audiences.is_empty() {
+        if audiences.is_empty() && self.told.forsaken.is_empty() {
             return Ok(None);
         }
         let due = self.tip_since.after(ACK_DELAY);
         if due > context.now {
             return Ok(Some(due));
         }
+        self.told.forsaken.clear();
         for (routing, epoch) in audiences.into_values() {
             self.tell_stand(&routing, epoch, context)?;
         }
-        let path = self
-            .tree
-            .path()
-            .filter(|epoch| epoch.class() == Class::Remove);
+        let path = self.tree.path();
+        let path = path.filter(|epoch| epoch.class() == Class::Remove);
         self.told.removals = path.map(|epoch| epoch.id).collect();
-        self.told.forsaken.clear();
         self.persist_record(context)?;
         Ok(None)
     }
@@ -99,11 +97,10 @@ impl Group {
             if !self.tree.is_on_path(&forsaken.id) && self.strands_somebody(forsaken) {
                 let fork = self.tree.fork_of(&forsaken.id);
                 let next = fork.and_then(|fork| self.tree.next_on_path(&fork));
-                tell(
-                    forsaken,
-                    next.map_or(self.tree.tip(), |next| Some(next.id))
-                        .unwrap_or(forsaken.id),
-                );
+                let next = next.or_else(|| self.tip_epoch().ok()); // On another root's branch.
+                if let Some(next) = next {
+                    tell(forsaken, next.id);
+                }
             }
         }
         audiences
