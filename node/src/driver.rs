@@ -20,7 +20,7 @@ use kith_protocol::{
     envelope::Envelope,
     group::Group,
     id::{EnvelopeId, GroupId, MemberId, TopicId},
-    mailbox::{self, Mailbox, Policy, Side, Source},
+    mailbox::{self, Access, Mailbox, Policy, Side, Source},
     profile::{self, Command, Profile, Watched},
     time::{Span, Time},
     topic::RoutingKey,
@@ -54,10 +54,31 @@ pub(crate) enum Ended {
     Broken(RecordsError),
 }
 
+/// What the mailbox is set to.
+pub(crate) struct Setting {
+    /// What it takes and how long it keeps it.
+    pub policy: Policy,
+    /// Whom and what it serves.
+    pub access: Access,
+    /// The signed terms that it shows; empty for none.
+    pub terms: Vec<u8>,
+}
+
+impl Setting {
+    /// A member's own mailbox.
+    pub(crate) fn personal() -> Self {
+        Self {
+            policy: Policy::personal(),
+            access: Access::default(),
+            terms: Vec::new(),
+        }
+    }
+}
+
 /// What a loop is started with.
 pub(crate) struct Parts {
     pub records: Records,
-    pub policy: Policy,
+    pub mailbox: Setting,
     /// The seed's profile, for a personal node.
     pub seed: Option<kith_protocol::identity::RootSeed>,
     pub network: Network,
@@ -110,7 +131,7 @@ impl Driver {
     pub(crate) fn new(parts: Parts) -> Result<Self, RecordsError> {
         let Parts {
             records,
-            policy,
+            mailbox: setting,
             seed,
             network,
             events,
@@ -118,7 +139,9 @@ impl Driver {
             community,
         } = parts;
         let (kept, pins) = records.mail()?;
-        let mailbox = Mailbox::restore(policy, kept, pins);
+        let mailbox = Mailbox::restore(setting.policy, kept, pins)
+            .with_access(setting.access)
+            .with_terms(setting.terms);
         let mut driver = Self {
             records,
             mailbox,
@@ -274,6 +297,7 @@ impl Driver {
                         address: addr,
                     },
                 );
+                let client = peer.as_bytes().to_vec();
                 let (side, server) = match role {
                     LinkRole::Client => (Side::Client, peer),
                     LinkRole::Server => (Side::Server, self.network.local_peer()),
@@ -285,6 +309,7 @@ impl Driver {
                     link: name(link),
                     side,
                     server,
+                    client,
                 })?;
             }
             NetworkEvent::LinkDown { link } => {
@@ -431,6 +456,12 @@ impl Driver {
                     tracing::info!(%why, "closing a link");
                     self.effects.push(Effect::Close(link));
                 }
+                Output::Policy { terms, .. } => {
+                    tracing::debug!(
+                        believed = terms.is_ok(),
+                        "a community node showed its policy"
+                    );
+                }
                 Output::Timer { at } => self.mailbox_timer = Some(at),
             }
         }
@@ -547,7 +578,8 @@ impl Driver {
             let shown_to: BTreeSet<String> = nodes.iter().chain(direct).cloned().collect();
             let key = routing.key();
             topics.insert(key.topic());
-            outputs.extend(self.follow_topic(key, &shown_to));
+            // A topic that is no group's is an inbox: what lies there waits for who may be away.
+            outputs.extend(self.follow_topic(key, &shown_to, group.is_none()));
             addresses.extend(shown_to);
         }
         let gone: Vec<TopicId> = self
@@ -581,6 +613,7 @@ impl Driver {
         &mut self,
         key: RoutingKey,
         shown_to: &BTreeSet<String>,
+        inbox: bool,
     ) -> Vec<mailbox::Output> {
         let topic = key.topic();
         let before = self.watched.insert(topic, shown_to.clone());
@@ -602,6 +635,7 @@ impl Driver {
             mailbox::Input::Watch {
                 key: Box::new(key),
                 shown_to,
+                inbox,
             },
             now(),
             &mut OsRng,

@@ -11,8 +11,7 @@ use std::{
 };
 
 use kith_protocol::{
-    mailbox::Policy,
-    time::Span,
+    mailbox::Terms,
     vault::{Vault, VaultError},
 };
 use tokio::{
@@ -25,7 +24,8 @@ use crate::{
         self, Answer, ApiConfig, ApiError, EndpointError, Handle, NodeStatus, Reply, Request,
         Requests, Role, Secret, ServeError, Serving, VaultState,
     },
-    driver::{Driver, Ended, Parts},
+    community::Config,
+    driver::{self, Driver, Ended, Parts, Setting},
     lock::{LockError, ProfileLock},
     network::{self, Network, NetworkConfig, NetworkError, NetworkEvent, NodeKey},
     profile::{self, ProfileError, STORE_DIR},
@@ -35,8 +35,6 @@ use crate::{
 
 /// How long a node waits for its addresses before it says that it is ready.
 const LISTEN_WAIT: Duration = Duration::from_secs(10);
-/// Where a community node listens unless it is told otherwise.
-const COMMUNITY_LISTEN: [&str; 2] = ["/ip4/0.0.0.0/tcp/4001", "/ip4/0.0.0.0/udp/4001/quic-v1"];
 
 /// What a personal node is started with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,12 +56,10 @@ pub struct PersonalConfig {
 pub struct CommunityConfig {
     /// The profile directory; made with mode 0700 when it is not there.
     pub profile: PathBuf,
-    /// Multiaddrs to listen on; empty for TCP and QUIC on port 4001 of every address.
-    pub listen: Vec<String>,
     /// Port of the local API on 127.0.0.1; 0 lets the system choose.
     pub api_port: u16,
-    /// How long envelopes are kept, in milliseconds.
-    pub retention_ms: u64,
+    /// What its operator configured.
+    pub config: Config,
 }
 
 /// What a node tells while it starts, in this order.
@@ -223,17 +219,25 @@ pub async fn community(
     let key = profile::node_key(&config.profile)?;
     let store = Store::open(&config.profile.join(STORE_DIR)).map_err(internal)?;
     let (serving, mut requests, mut stop) = serve(&config.profile, config.api_port).await?;
-    let mut listen = config.listen;
-    if listen.is_empty() {
-        listen = COMMUNITY_LISTEN.map(String::from).to_vec();
-    }
+    let Config {
+        operator,
+        contact,
+        listen,
+        ..
+    } = &config.config;
+    let policy = config.config.policy();
+    let terms = Terms::of(operator, contact, &policy, driver::now());
     let started = start(Start {
         records: Records::new(store, None),
-        policy: Policy::community(Span::from_ms(config.retention_ms)),
+        mailbox: Setting {
+            policy,
+            access: config.config.access(),
+            terms: terms.sign(key.secret()),
+        },
         seed: None,
         key,
         role: network::Role::Community,
-        listen,
+        listen: listen.clone(),
         community: Vec::new(),
     });
     let result = match started.await {
@@ -372,7 +376,7 @@ async fn open_vault(
     let key = NodeKey::generate().map_err(internal)?;
     start(Start {
         records: Records::new(store, Some(vault)),
-        policy: Policy::personal(),
+        mailbox: Setting::personal(),
         seed: Some(seed),
         key,
         role: network::Role::Personal,
@@ -384,7 +388,7 @@ async fn open_vault(
 
 struct Start {
     records: Records,
-    policy: Policy,
+    mailbox: Setting,
     seed: Option<kith_protocol::identity::RootSeed>,
     key: NodeKey,
     role: network::Role,
@@ -404,7 +408,7 @@ async fn start(start: Start) -> Result<(Driver, Vec<String>), RunError> {
     let (early, listening) = await_addresses(&mut events, expected).await;
     let parts = Parts {
         records: start.records,
-        policy: start.policy,
+        mailbox: start.mailbox,
         seed: start.seed,
         network,
         events,

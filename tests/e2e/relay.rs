@@ -74,7 +74,13 @@ impl Client {
     async fn pins(&mut self, topic: &RoutingKey, signed_by: &RoutingKey) -> Frame {
         let proof = pin::prove(signed_by, self.server.as_bytes(), &self.nonce);
         let topic = topic.topic();
-        self.asks(Frame::Pin { topic, proof }).await
+        let inbox = false;
+        self.asks(Frame::Pin {
+            topic,
+            proof,
+            inbox,
+        })
+        .await
     }
 }
 

@@ -87,7 +87,7 @@ fn start(
         }
         tell(output, &said);
     };
-    block_on(run::personal(config, announce))?.map_err(|error| run_error(cli, error))
+    block_on(LOG, run::personal(config, announce))?.map_err(|error| run_error(cli, error))
 }
 
 /// Prints what a starting personal node tells.
@@ -107,8 +107,8 @@ fn tell(output: &mut Output, said: &Announce) {
 }
 
 /// Runs the node to its end, on as many threads as there are processors.
-pub(super) fn block_on<F: Future>(node: F) -> Result<F::Output, CliError> {
-    let filter = EnvFilter::try_from_env("KITH_LOG").unwrap_or_else(|_| EnvFilter::new(LOG));
+pub(super) fn block_on<F: Future>(log: &str, node: F) -> Result<F::Output, CliError> {
+    let filter = EnvFilter::try_from_env("KITH_LOG").unwrap_or_else(|_| EnvFilter::new(log));
     // An error means that logging is set up already: this is the second try of a passphrase.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -5,5 +5,6 @@ mod delivery;
 mod hostile;
 mod lifetime;
 mod net;
+mod quota;
 mod scale;
 mod spec;

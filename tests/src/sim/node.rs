@@ -251,7 +251,15 @@ impl Node {
         if let Some(machine) = &mut self.machine {
             machine.links.insert(link);
         }
-        self.mail(now, mailbox::Input::LinkUp { link, side, server });
+        // No quota of a client is met here: whom it counts them as plays no part.
+        let client = link.0.to_be_bytes().to_vec();
+        let up = mailbox::Input::LinkUp {
+            link,
+            side,
+            server,
+            client,
+        };
+        self.mail(now, up);
     }
 
     /// A link has closed.
@@ -440,6 +448,8 @@ impl Step<'_> {
                 }
                 Output::Refused { .. } => {}
                 Output::Close { link, .. } => self.effect(Effect::Close(link)),
+                // Nobody in the virtual world asks what a mailbox promises.
+                Output::Policy { .. } => {}
                 Output::Timer { at } => self.machine.mailbox_timer = Some(at),
             }
         }
@@ -549,7 +559,7 @@ impl Step<'_> {
             let key = routing.key();
             topics.insert(key.topic());
             addresses.extend(shown_to.iter().cloned());
-            outputs.extend(self.follow_topic(key, shown_to));
+            outputs.extend(self.follow_topic(key, shown_to, group.is_none()));
         }
         let watched = self.machine.watched.keys();
         let gone: Vec<TopicId> = watched
@@ -569,6 +579,7 @@ impl Step<'_> {
         &mut self,
         key: RoutingKey,
         shown_to: BTreeSet<String>,
+        inbox: bool,
     ) -> Vec<mailbox::Output> {
         let topic = key.topic();
         let before = self.machine.watched.insert(topic, shown_to.clone());
@@ -579,7 +590,11 @@ impl Step<'_> {
         let servers = shown_to.into_iter().map(String::into_bytes).collect();
         let shown_to = mailbox::Audience::Servers(servers);
         let key = Box::new(key);
-        let watch = mailbox::Input::Watch { key, shown_to };
+        let watch = mailbox::Input::Watch {
+            key,
+            shown_to,
+            inbox,
+        };
         self.machine.mailbox.handle(watch, self.now, self.dice)
     }
 }

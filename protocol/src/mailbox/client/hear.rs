@@ -15,6 +15,7 @@ use crate::{
             TAKEN_EVERY,
         },
         reconcile, send,
+        terms::Terms,
         unverified::Unverified,
     },
     time::{Bucket, Span, Time},
@@ -42,19 +43,35 @@ impl Mailbox {
             Frame::Challenge {
                 nonce,
                 now: server_now,
-                retention,
+                ..
             } => {
                 server.challenge = Some(Challenge {
                     nonce,
                     server_now,
                     heard: now,
-                    retention,
                 });
+                if server.asked_policy {
+                    send(link, &Frame::AskPolicy {}, out);
+                }
                 for topic in self.watched.keys().copied().collect::<Vec<_>>() {
                     self.ask_for_pin(link, topic, out);
                 }
             }
-            Frame::Pinned { topic, until, from } => self.granted(link, &topic, until, from, now),
+            Frame::Pinned {
+                topic,
+                until,
+                from,
+                retention,
+            } => {
+                let pinned = Pinned {
+                    at: now,
+                    until,
+                    from,
+                    retention,
+                };
+                self.granted(link, &topic, pinned, now);
+            }
+            Frame::Policy(signed) => self.policy_shown(link, &signed, out)?,
             Frame::Reconciled { topic, message } => self.compared(link, topic, &message, now)?,
             Frame::Deliver(bytes) => self.delivered(link, bytes, now, rng, out)?,
             Frame::Push(bytes) => self.pushed(link, bytes, now, rng, out)?,
@@ -70,23 +87,61 @@ impl Mailbox {
             | Frame::Put(_)
             | Frame::Reconcile { .. }
             | Frame::Fetch { .. }
+            | Frame::AskPolicy {}
             | Frame::Taken { .. } => return Err(CloseReason::WrongSide),
         }
         Ok(())
     }
 
-    fn granted(&mut self, link: LinkId, topic: &TopicId, until: Time, from: Bucket, now: Time) {
+    /// Asks now, or as soon as the server has introduced itself.
+    pub(in crate::mailbox) fn ask_policy(
+        &mut self,
+        link: LinkId,
+        now: Time,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(server) = self.servers.get_mut(&link) else {
+            return;
+        };
+        server.waiting_since = server.waiting_since.or(Some(now));
+        let asked = std::mem::replace(&mut server.asked_policy, true);
+        if server.challenge.is_some() && !asked {
+            send(link, &Frame::AskPolicy {}, out);
+        }
+    }
+
+    fn policy_shown(
+        &mut self,
+        link: LinkId,
+        signed: &[u8],
+        out: &mut Vec<Output>,
+    ) -> Result<(), CloseReason> {
+        let Some(server) = self.servers.get_mut(&link) else {
+            return Ok(());
+        };
+        if !std::mem::take(&mut server.asked_policy) {
+            return Err(CloseReason::Unrequested);
+        }
+        out.push(Output::Policy {
+            link,
+            server: server.server.clone(),
+            terms: Terms::verify(signed, &server.server).map(Box::new),
+        });
+        Ok(())
+    }
+
+    fn granted(&mut self, link: LinkId, topic: &TopicId, pinned: Pinned, now: Time) {
+        let inbox = self.watched.get(topic).is_some_and(|watched| watched.inbox);
         let Some(server) = self.servers.get_mut(&link) else {
             return;
         };
         // By the server's clock: ours may be wrong.
         let clock = server.challenge.map(|first| first.server_time(now));
-        let ours = self.policy.window(clock.unwrap_or(now));
+        let ours = self.policy.window(inbox, clock.unwrap_or(now));
         if let Some(track) = server.tracks.get_mut(topic) {
             track.grant(Pinned {
-                at: now,
-                until,
-                from: from.max(ours),
+                from: pinned.from.max(ours),
+                ..pinned
             });
         }
     }
@@ -226,7 +281,7 @@ impl Mailbox {
             out.push(Output::Stored {
                 server: server.server.clone(),
                 id,
-                until: server.held_until(&pinned, bucket),
+                until: ClientLink::held_until(&pinned, bucket),
             });
         }
     }
@@ -261,7 +316,7 @@ impl Mailbox {
             return Ok(());
         };
         let retry = now.after(match why {
-            Refusal::Quota { retry_after_ms } => {
+            Refusal::Quota { retry_after_ms, .. } => {
                 Span::from_ms(retry_after_ms).clamp(QUOTA_WAIT.0, QUOTA_WAIT.1)
             }
             _ => PIN_RETRY,

@@ -103,7 +103,13 @@ impl Mailbox {
         if let Some(first) = &server.challenge {
             let proof = pin::prove(&watched.key, &server.server, &first.nonce);
             server.tracks.entry(topic).or_default().phase = Phase::Pinning;
-            send(link, &Frame::Pin { topic, proof }, out);
+            let inbox = watched.inbox;
+            let pin = Frame::Pin {
+                topic,
+                proof,
+                inbox,
+            };
+            send(link, &pin, out);
         }
     }
 
@@ -310,7 +316,7 @@ impl ClientLink {
             out.push(Output::Stored {
                 server: self.server.clone(),
                 id,
-                until: self.held_until(&pinned, bucket),
+                until: Self::held_until(&pinned, bucket),
             });
         }
     }
