@@ -82,7 +82,11 @@ pub(crate) struct UpArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct CommunityArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<CommunityCommand>,
+
     /// TOML file with the node's configuration; the environment and options are stronger
     #[arg(long, env = "KITH_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -114,6 +118,13 @@ pub(crate) struct CommunityArgs {
     /// Print a configuration that explains every key and changes nothing, and end
     #[arg(long, conflicts_with = "check_config")]
     pub(crate) print_config: bool,
+}
+
+/// What to do about a community node, other than to run one.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CommunityCommand {
+    /// Show what the running community node can see of those who use it, and what it cannot
+    Report,
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,10 +5,14 @@
 //! it is used, and says what it does.
 
 mod config;
+mod disk;
 mod keys;
+mod metrics;
 mod promise;
 mod text;
 
 pub use config::{Config, ConfigError, Layer, Source};
+pub(crate) use disk::{DiskState, DiskWatch};
 pub use keys::{KEYS, Key};
+pub(crate) use metrics::{Metrics, Timings};
 pub use promise::promise;

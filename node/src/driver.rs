@@ -9,6 +9,8 @@
 //! Both roles run this loop: a personal node has a [`Profile`], a community node has none.
 
 mod effects;
+mod operate;
+mod refusals;
 mod replies;
 
 use std::{
@@ -26,9 +28,17 @@ use kith_protocol::{
     topic::RoutingKey,
 };
 use rand_core::OsRng;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
-use self::effects::{Effect, Outgoing};
+pub(crate) use self::operate::Operating;
+use self::{
+    effects::{Effect, Outgoing},
+    operate::{Traffic, disk_seen},
+    refusals::Refusals,
+};
 use crate::{
     api::{Answer, ApiError, NodeStatus, Request, Requests, Role, VaultState},
     network::{GossipId, LinkId, LinkRole, Network, NetworkEvent, Peer, Verdict},
@@ -50,6 +60,8 @@ pub(crate) enum Ended {
     Stopped,
     /// Someone locked the vault; the answer is due once everything is closed.
     Locked(Answer),
+    /// Opening the store anew gives much space back.
+    Wasteful,
     /// The disk refused: nothing can be promised any more.
     Broken(RecordsError),
 }
@@ -62,6 +74,8 @@ pub(crate) struct Setting {
     pub access: Access,
     /// The signed terms that it shows; empty for none.
     pub terms: Vec<u8>,
+    /// What its operator needs, on a community node.
+    pub operating: Option<Operating>,
 }
 
 impl Setting {
@@ -71,6 +85,7 @@ impl Setting {
             policy: Policy::personal(),
             access: Access::default(),
             terms: Vec::new(),
+            operating: None,
         }
     }
 }
@@ -94,6 +109,8 @@ struct OpenLink {
     id: LinkId,
     /// The community node's address that it serves; none if the peer opened it.
     address: Option<String>,
+    /// Since when it is up without that a topic has become equal at both ends.
+    unsynced: Option<Instant>,
 }
 
 /// The loop and everything that it owns.
@@ -118,6 +135,11 @@ pub(crate) struct Driver {
     links: BTreeMap<u64, OpenLink>,
     /// Who confirmed to hold what this node sent, and until when.
     delivered: BTreeMap<EnvelopeId, BTreeMap<Vec<u8>, Time>>,
+    /// What community nodes do not take at the moment.
+    refusals: Refusals,
+    /// What the operator needs, on a community node.
+    operating: Option<Operating>,
+    traffic: Traffic,
     /// Stored envelopes to hand in again before the step ends.
     reopen: VecDeque<EnvelopeId>,
     listening: BTreeSet<String>,
@@ -156,6 +178,9 @@ impl Driver {
             direct: BTreeMap::new(),
             links: BTreeMap::new(),
             delivered: BTreeMap::new(),
+            refusals: Refusals::default(),
+            operating: setting.operating,
+            traffic: Traffic::default(),
             reopen: VecDeque::new(),
             listening: BTreeSet::new(),
             mailbox_timer: Some(Time::from_ms(0)),
@@ -175,6 +200,7 @@ impl Driver {
             driver.profile = Some(profile);
             driver.carry_out_profile(outputs, None)?;
         }
+        driver.follow_disk()?;
         driver.end_step()?;
         for event in early {
             driver.network_event(event)?;
@@ -212,8 +238,13 @@ impl Driver {
             _ = stop.wait_for(|stop| *stop) => ended = Some(Ended::Stopped),
             Some((request, answer)) = requests.next() => ended = self.request(request, answer)?,
             Some(event) = self.events.recv() => self.network_event(event)?,
+            () = disk_seen(&mut self.operating) => {
+                self.follow_disk()?;
+                ended = self.is_worth_compacting().then_some(Ended::Wasteful);
+            }
             () = sleep => self.timers()?,
         }
+        let begun = Instant::now();
         let mut inputs = 1;
         while ended.is_none() && inputs < TURN_INPUTS {
             if let Ok(event) = self.events.try_recv() {
@@ -227,10 +258,13 @@ impl Driver {
         }
         self.follow_watching()?;
         if self.effects.iter().any(Effect::needs_flush) {
+            let flushed = Instant::now();
             self.records.store().hard_flush().await?;
+            self.count_flush(flushed);
         }
         self.carry_out_effects(requests);
         self.pump_links();
+        self.count_turn(begun);
         Ok(ended)
     }
 
@@ -256,6 +290,12 @@ impl Driver {
                 return Ok(Some(Ended::Stopped));
             }
             Request::Lock if self.profile.is_some() => return Ok(Some(Ended::Locked(answer))),
+            Request::CommunityReport { sight } if self.operating.is_some() => {
+                let report = self.community_report(sight);
+                let report = report.ok_or_else(ApiError::not_community);
+                self.effects
+                    .push(Effect::Answer(answer, report.map(Into::into)));
+            }
             Request::Status => {
                 let status = self.status();
                 self.effects.push(Effect::Answer(answer, Ok(status.into())));
@@ -295,6 +335,7 @@ impl Driver {
                     OpenLink {
                         id: link,
                         address: addr,
+                        unsynced: (role == LinkRole::Client).then(Instant::now),
                     },
                 );
                 let client = peer.as_bytes().to_vec();
@@ -323,6 +364,7 @@ impl Driver {
                 }
             }
             NetworkEvent::Frame { link, bytes } => {
+                self.traffic.received += bytes.len() as u64;
                 self.step_mailbox(mailbox::Input::Frame {
                     link: name(link),
                     bytes,
@@ -447,10 +489,21 @@ impl Driver {
                 Output::Arrived { envelope, .. } => self.hand_in(envelope)?,
                 Output::Stored { server, id, until } => self.stored(server, id, until)?,
                 Output::Synced {
-                    topic, server_now, ..
-                } => self.hand_over(profile::Input::Synced { topic, server_now })?,
-                Output::Refused { why, id, .. } => {
-                    tracing::warn!(%why, envelope = id.is_some(), "a mailbox refused something");
+                    link,
+                    topic,
+                    server_now,
+                } => {
+                    self.count_sync(link);
+                    self.hand_over(profile::Input::Synced { topic, server_now })?;
+                }
+                Output::Refused {
+                    link,
+                    topic,
+                    id,
+                    why,
+                } => {
+                    tracing::debug!(%why, envelope = id.is_some(), "a mailbox refused something");
+                    self.refused(link, topic, why);
                 }
                 Output::Close { link, why } => {
                     tracing::info!(%why, "closing a link");
@@ -539,7 +592,37 @@ impl Driver {
         self.carry_out_mailbox(outputs)
     }
 
+    /// Remembers what a community node does not take, so that the member can be told.
+    fn refused(&mut self, link: Option<mailbox::LinkId>, topic: TopicId, why: mailbox::Refusal) {
+        let open = link.and_then(|link| self.links.get(&link.0));
+        let Some(address) = open.and_then(|open| open.address.clone()) else {
+            return;
+        };
+        let now = now();
+        let watched = self.profile.iter().flat_map(|profile| profile.watched(now));
+        let mut of_topic = watched.filter(|watched| watched.routing.key().topic() == topic);
+        let group = of_topic.next().and_then(|watched| watched.group);
+        if self.refusals.note(&address, why, group, now) {
+            self.effects
+                .push(Effect::Notice(crate::api::Notice::NetworkChanged));
+        }
+    }
+
+    /// A community node took something: what it refused before does not hold any more.
+    fn taken_by(&mut self, server: &[u8]) {
+        let address = self.links.values().find_map(|link| {
+            let address = link.address.as_ref()?;
+            let peer = Peer::of_address(address)?;
+            (peer.as_bytes() == server).then(|| address.clone())
+        });
+        if address.is_some_and(|address| self.refusals.taken(&address)) {
+            self.effects
+                .push(Effect::Notice(crate::api::Notice::NetworkChanged));
+        }
+    }
+
     fn stored(&mut self, server: Vec<u8>, id: EnvelopeId, until: Time) -> Result<(), RecordsError> {
+        self.taken_by(&server);
         self.delivered.entry(id).or_default().insert(server, until);
         self.effects.push(Effect::Delivered(id));
         self.hand_over(profile::Input::Stored { envelope: id })
@@ -694,7 +777,7 @@ impl Driver {
             } else {
                 VaultState::None
             },
-            community: self.community_links(self.community().iter()),
+            community: self.community_links(self.community().iter(), None),
             listening: self.listening.iter().cloned().collect(),
             groups: self
                 .profile

@@ -1,12 +1,13 @@
 //! `kith community`: runs a community node in the foreground.
 
+use kith_node::api::CommunityReport;
 use kith_node::community::{Config, ConfigError, Layer};
 use kith_node::run::{self, Announce, CommunityConfig};
 use serde::Serialize;
 
 use super::up::{StartLine, block_on, run_error};
-use crate::args::{Cli, CommunityArgs};
-use crate::client::profile_dir;
+use crate::args::{Cli, CommunityArgs, CommunityCommand};
+use crate::client::{Client, profile_dir};
 use crate::error::CliError;
 use crate::output::Output;
 
@@ -22,6 +23,10 @@ struct InForce<'a> {
 }
 
 pub(crate) fn run(cli: &Cli, args: &CommunityArgs, output: &mut Output) -> Result<(), CliError> {
+    if let Some(CommunityCommand::Report) = args.command {
+        let report: CommunityReport = Client::find(cli)?.get("/v1/community/report")?;
+        return output.print(&report, |report| report.sentences().join("\n"));
+    }
     if args.print_config {
         return output.print(&Config::example(), |example| example.trim_end().to_owned());
     }

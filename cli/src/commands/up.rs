@@ -138,11 +138,16 @@ pub(super) fn run_error(cli: &Cli, error: RunError) -> CliError {
         RunError::AddressInvalid { .. } => {
             CliError::usage(message, "an address looks like /ip4/127.0.0.1/tcp/4001")
         }
-        RunError::Listen { .. } | RunError::Api { .. } => CliError::undone(
-            "listen",
-            message,
-            "choose another address or port; port 0 takes a free one",
-        ),
+        RunError::Listen { .. } | RunError::Api { .. } | RunError::Metrics { .. } => {
+            CliError::undone(
+                "listen",
+                message,
+                "choose another address or port; port 0 takes a free one",
+            )
+        }
+        RunError::Store { .. } => {
+            CliError::undone("store", message, "check the disk's health and free space")
+        }
         RunError::Endpoint(_) | RunError::Profile { .. } => {
             CliError::undone("profile", message, "check the profile directory")
         }

@@ -44,6 +44,7 @@ pub(super) enum Then {
 pub(super) fn ask(driver: &Driver, profile: &Profile, request: Request) -> Result<Asked, ApiError> {
     let reply = |reply: Reply| Ok(Asked::Reply(Box::new(reply)));
     match request {
+        Request::CommunityReport { .. } => Err(ApiError::not_community()),
         Request::Status | Request::Stop | Request::Lock => {
             Err(ApiError::internal("handled by the loop"))
         }
@@ -295,6 +296,7 @@ impl Driver {
     pub(super) fn community_links<'a>(
         &self,
         addresses: impl Iterator<Item = &'a String>,
+        group: Option<GroupId>,
     ) -> Vec<api::CommunityLink> {
         let connected = |address: &String| {
             self.links
@@ -305,6 +307,7 @@ impl Driver {
             .map(|address| api::CommunityLink {
                 address: address.clone(),
                 connected: connected(address),
+                hold_up: self.refusals.of(address, group, now()),
             })
             .collect()
     }
@@ -369,7 +372,7 @@ fn detail(driver: &Driver, group: &Group) -> Result<api::GroupDetail, ApiError> 
         rejoined: rejoined(group),
         members: group.roster().len() as u32,
         stewards: policy.stewards.len() as u32,
-        community: driver.community_links(policy.community.iter()),
+        community: driver.community_links(policy.community.iter(), Some(group.id())),
         you: member(group, &group.me()),
         standing: standing(group),
     })

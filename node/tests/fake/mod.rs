@@ -215,6 +215,7 @@ impl Node {
         match request {
             Request::Status => Ok(self.status().into()),
             Request::Stop => Ok(Done {}.into()),
+            Request::CommunityReport { .. } => Err(ApiError::not_community()),
             _ if self.role == Role::Community => Err(ApiError::wrong_role()),
             Request::CreateVault { .. } if self.vault != VaultState::None => {
                 Err(ApiError::vault_exists())
@@ -447,6 +448,7 @@ impl Node {
             community: vec![CommunityLink {
                 address: "/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWCommunity".into(),
                 connected: true,
+                hold_up: None,
             }],
             listening: vec!["/ip4/127.0.0.1/tcp/4002".into()],
             groups: self.groups.len() as u32,
