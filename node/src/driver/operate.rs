@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, future, time::Duration};
 
 use kith_protocol::{
-    mailbox::{self, sight::REFUSALS},
+    mailbox::{
+        self,
+        sight::{CLOSES, REFUSALS},
+    },
     time::Time,
 };
 use tokio::{sync::watch, time::Instant};
@@ -104,12 +107,6 @@ impl Driver {
         let disk = *operating.disk.borrow();
         let held = self.mailbox.holdings();
         let counts = self.mailbox.counts();
-        // Every cause is there from the start, so that a rate can be computed from its first count.
-        let mut refused: BTreeMap<String, u64> = REFUSALS
-            .iter()
-            .map(|cause| ((*cause).to_owned(), 0))
-            .collect();
-        refused.extend(counts.refused.iter().map(named));
         Some(CommunityReport {
             since: operating.since.into(),
             listening: !self.listening.is_empty(),
@@ -129,8 +126,8 @@ impl Driver {
                 pushed: counts.pushed,
                 compared: counts.compared,
                 expired: counts.expired,
-                refused,
-                closed: counts.closed.iter().map(named).collect(),
+                refused: by_cause(&REFUSALS, &counts.refused),
+                closed: by_cause(&CLOSES, &counts.closed),
                 bytes_received: self.traffic.received,
                 bytes_sent: self.traffic.sent,
             },
@@ -166,6 +163,14 @@ impl Driver {
     }
 }
 
-fn named((cause, count): (&&'static str, &u64)) -> (String, u64) {
-    ((*cause).to_owned(), *count)
+/// Every cause is there from the start, so that a rate can be computed from its first count.
+fn by_cause(
+    causes: &[&'static str],
+    counted: &BTreeMap<&'static str, u64>,
+) -> BTreeMap<String, u64> {
+    let never = causes.iter().map(|cause| ((*cause).to_owned(), 0));
+    let counted = counted
+        .iter()
+        .map(|(cause, count)| ((*cause).to_owned(), *count));
+    never.chain(counted).collect()
 }

@@ -92,6 +92,16 @@ impl Counts {
     }
 }
 
+/// The stable names of the causes for which links are closed.
+pub const CLOSES: [&str; 6] = [
+    "not_admitted",
+    "flooding",
+    "too_many_links",
+    "silent",
+    "clock_set_back",
+    "protocol",
+];
+
 /// The stable name of a cause; one that was never counted stands at 0 in a list of all.
 pub const REFUSALS: [&str; 11] = [
     "not_pinned",
