@@ -304,10 +304,15 @@ impl Store {
         disk::size_of_tree(&self.inner.dir).map_err(|source| io_error(&self.inner.dir, source))
     }
 
+    /// The bytes of keys and values in the tree, without files: what a copy of it takes at least.
+    pub fn alive_bytes(&self) -> u64 {
+        self.inner.alive.load(Ordering::Relaxed)
+    }
+
     /// Tells whether the next open will give much space back.
     pub fn is_wasteful(&self) -> bool {
         let log = self.inner.log.metadata().map_or(0, |log| log.len());
-        is_wasteful(log, self.inner.alive.load(Ordering::Relaxed))
+        is_wasteful(log, self.alive_bytes())
     }
 }
 
