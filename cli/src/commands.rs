@@ -15,7 +15,7 @@ mod up;
 
 use serde::Serialize;
 
-use crate::args::{Cli, Command};
+use crate::args::{Cli, Command, CommunityCommand};
 use crate::error::CliError;
 use crate::output::Output;
 
@@ -31,9 +31,9 @@ pub(crate) fn run(cli: Cli, output: &mut Output) -> Result<(), CliError> {
     match &cli.command {
         Command::Init(args) => init::run(&cli, args, output),
         Command::Up(args) => up::run(&cli, args, output),
-        Command::Community(args) => match &args.choice {
-            Some(command) => choice::run(&cli, command, output),
-            None => community::run(&cli, args, output),
+        Command::Community(args) => match &args.command {
+            Some(CommunityCommand::Choice(command)) => choice::run(&cli, command, output),
+            Some(CommunityCommand::Report) | None => community::run(&cli, args, output),
         },
         Command::Status => status::run(&cli, output),
         Command::Stop => stop::run(&cli, output),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use kith_protocol::{
     id::TopicId,
-    mailbox::{Frame, limit::MAX_PEERS},
+    mailbox::{Frame, Terms, TermsError, limit::MAX_PEERS},
 };
 use serde::Serialize;
 use tokio::{sync::mpsc::Receiver, time::Instant};
@@ -36,6 +36,14 @@ pub struct Trial {
     pub retention_ms: u64,
     /// By how much its clock is ahead of this device's, in milliseconds, give or take a round trip.
     pub clock_ahead_ms: i64,
+    /// Who runs it, as it says in terms that it signed; empty if it does not say.
+    pub operator: String,
+    /// How to reach them; empty if it does not say.
+    pub contact: String,
+    /// How long it keeps requests to join and what answers them, in milliseconds.
+    pub inbox_retention_ms: u64,
+    /// The most bytes of messages that it keeps of one group's topic.
+    pub topic_bytes: u64,
     /// The community nodes that it keeps topics equal with, by peer id.
     pub peers: Vec<String>,
     /// How long it took to connect, encrypt, and hear it say what it is, in milliseconds.
@@ -59,6 +67,9 @@ pub enum TrialError {
     /// What answers there does not behave as a mailbox does.
     #[error("what answers there is not a community node that this version understands")]
     NotAMailbox,
+    /// It does not say, in a way that can be believed, what it promises; it is at fault.
+    #[error("the community node's terms cannot be relied on: {0}")]
+    Terms(TermsError),
     /// It connected and then said nothing in time.
     #[error("the community node did not answer in time")]
     Silent,
@@ -112,15 +123,31 @@ impl Visit {
             trips.push(self.round_trip(link, &mut peers).await?);
         }
         trips.sort_unstable();
+        let terms = self.terms(link, &peer).await?;
         Ok(Trial {
             address: address.to_owned(),
             peer: peer.to_string(),
             retention_ms: retention.as_ms(),
+            operator: terms.operator,
+            contact: terms.contact,
+            inbox_retention_ms: terms.inbox_retention.as_ms(),
+            topic_bytes: terms.topic.bytes,
             clock_ahead_ms: i64::try_from(ahead).unwrap_or(i64::MAX),
             peers,
             connect_ms,
             round_trip_us: u64::try_from(trips[ROUND_TRIPS / 2].as_micros()).unwrap_or(u64::MAX),
         })
+    }
+
+    /// Asks for its terms, which its own key has signed.
+    async fn terms(&mut self, link: LinkId, peer: &Peer) -> Result<Terms, TrialError> {
+        self.network
+            .send(link, Frame::AskPolicy {}.encode())
+            .map_err(|_| TrialError::NotAMailbox)?;
+        let Frame::Policy(signed) = self.hear(link).await? else {
+            return Err(TrialError::NotAMailbox);
+        };
+        Terms::verify(&signed, peer.as_bytes()).map_err(TrialError::Terms)
     }
 
     async fn connected(&mut self) -> Result<(LinkId, Peer), TrialError> {

@@ -74,8 +74,8 @@ pub(crate) mod spec {
     pub(crate) use super::{
         epoch::{MlsSigner, RATCHET_WINDOW, credential, first_epoch},
         membership::{
-            FAREWELL_TRIED, FAREWELL_WAITS, INBOX_ANSWERED, MAX_INVITE_LIFE, MAX_REQUESTS,
-            RANK_DELAY, RELEASE_WAITS, REMOVAL_WAITS,
+            FAREWELL_LINGERS, FAREWELL_TRIED, FAREWELL_WAITS, INBOX_ANSWERED, MAX_INVITE_LIFE,
+            MAX_REQUESTS, RANK_DELAY, RELEASE_WAITS, REMOVAL_WAITS,
         },
         note::{CommitNote, Intent, MessageNote, Payload, Stand, What},
         policy::{MemberCard, capabilities},

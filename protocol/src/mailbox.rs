@@ -23,8 +23,11 @@ mod index;
 pub mod limit;
 pub mod pin;
 mod policy;
+mod quota;
 mod reconcile;
 mod server;
+pub mod sight;
+pub mod terms;
 #[cfg(test)]
 mod tests;
 mod unverified;
@@ -40,12 +43,16 @@ use self::{
     limit::{
         CLOCK_STEP, MAX_DROPS, MAX_LINKS, MAX_PEER_ID, MAX_WATCHED, PERSONAL_GRACE, SWEEP_PAUSE,
     },
+    quota::Usage,
     server::ServerLink,
+    sight::Counts,
 };
 pub use self::{
-    door::{Audience, CloseReason, Input, Kept, LinkId, Output, Record, Side, Source},
-    frame::{Carrier, Frame, FrameError, Refusal},
+    door::{Audience, CloseReason, Input, Kept, LinkId, Output, PinKept, Record, Side, Source},
+    frame::{Carrier, Frame, FrameError, Refusal, Scope},
     policy::Policy,
+    quota::{Access, Quotas, Rate, Room},
+    terms::{Held, Pace, Terms, TermsError},
 };
 use crate::{
     envelope::Envelope,
@@ -60,6 +67,7 @@ struct Watched {
     shown_to: Audience,
     /// The servers that may keep it equal among themselves.
     federation: BTreeSet<Vec<u8>>,
+    inbox: bool,
 }
 
 /// One node's mailbox: what it holds, whom it serves, and who serves it.
@@ -71,7 +79,19 @@ pub struct Mailbox {
     /// Topics that it no longer wants and whose envelopes are still to be dropped.
     unwatched: BTreeSet<TopicId>,
     /// Durable pins, on a community node only.
-    pins: BTreeMap<TopicId, Time>,
+    pins: BTreeMap<TopicId, PinKept>,
+    /// How many of them are of inbox topics.
+    inboxes: u64,
+    /// Whom and what it serves at all.
+    access: Access,
+    /// What clients and topics used of their rates.
+    usage: Usage,
+    /// Whether the disk has room for what is new.
+    open: bool,
+    /// What is answered to `ask_policy`.
+    terms: Vec<u8>,
+    /// What it did since it was started.
+    counts: Counts,
     /// Which served links have pinned a topic.
     audience: BTreeMap<TopicId, BTreeSet<LinkId>>,
     /// The community nodes that this one is linked to, by peer id.
@@ -98,6 +118,7 @@ struct News {
     topic: TopicId,
     bucket: Bucket,
     id: EnvelopeId,
+    size: u8,
     made_here: bool,
     /// The link that brought it.
     via: Option<LinkId>,
@@ -109,6 +130,7 @@ impl News {
             topic: envelope.topic(),
             bucket: envelope.bucket(),
             id: envelope.id(),
+            size: Entry::size_of(envelope.as_bytes().len()),
             made_here,
             via,
         }
@@ -126,13 +148,14 @@ impl Mailbox {
     pub fn restore(
         policy: Policy,
         kept: impl IntoIterator<Item = Kept>,
-        pins: impl IntoIterator<Item = (TopicId, Time)>,
+        pins: impl IntoIterator<Item = (TopicId, PinKept)>,
     ) -> Self {
         let index = Index::restore(kept.into_iter().map(|kept| {
             let entry = Entry {
                 bucket: kept.bucket,
                 arrived: kept.arrived.bucket(),
                 made_here: kept.made_here,
+                size: Entry::size_of(kept.len),
                 id: kept.id,
             };
             (kept.topic, entry)
@@ -144,7 +167,13 @@ impl Mailbox {
             index,
             watched: BTreeMap::new(),
             unwatched: BTreeSet::new(),
+            inboxes: pins.values().filter(|pin| pin.inbox).count() as u64,
             pins,
+            access: Access::default(),
+            usage: Usage::default(),
+            open: true,
+            terms: Vec::new(),
+            counts: Counts::default(),
             audience: BTreeMap::new(),
             peers: BTreeSet::new(),
             delegations: BTreeMap::new(),
@@ -155,6 +184,20 @@ impl Mailbox {
             last: Time::from_ms(0),
             unsteady: Time::from_ms(0),
         }
+    }
+
+    /// The same mailbox, serving only whom and what these lists permit. Before its first input.
+    #[must_use]
+    pub fn with_access(mut self, access: Access) -> Self {
+        self.access = access;
+        self
+    }
+
+    /// The same mailbox, showing these signed [`Terms`] to clients who ask.
+    #[must_use]
+    pub fn with_terms(mut self, signed: Vec<u8>) -> Self {
+        self.terms = signed;
+        self
     }
 
     /// How many envelopes are held.
@@ -197,7 +240,11 @@ impl Mailbox {
                     self.close(link, why, &mut out);
                 }
             }
-            Input::Watch { key, shown_to } => self.watch(*key, shown_to, &mut out),
+            Input::Watch {
+                key,
+                shown_to,
+                inbox,
+            } => self.watch(*key, shown_to, inbox, &mut out),
             Input::Federate { topic, servers } => self.federate(topic, servers, now, &mut out),
             Input::Unwatch { topic } => self.unwatch(topic, now, &mut out),
             Input::Keep { envelope, source } => self.keep(envelope, source, now, rng, &mut out),
@@ -207,6 +254,8 @@ impl Mailbox {
                 id,
                 carrier,
             } => self.lost(link, topic, id, carrier, &mut out),
+            Input::Room { open } => self.open = open,
+            Input::AskPolicy { link } => self.ask_policy(link, now, &mut out),
             Input::Tick => self.tick(now, &mut out),
         }
         self.pump(now, &mut out);
@@ -230,6 +279,10 @@ impl Mailbox {
         self.last = now;
     }
 
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what the input says, and what every input needs"
+    )]
     fn link_up(
         &mut self,
         link: LinkId,
@@ -253,7 +306,15 @@ impl Mailbox {
                 let soon = self.policy.serves_any_topic();
                 self.servers.insert(link, ClientLink::new(server, soon));
             }
-            Side::Server => self.challenge(link, ServerLink::new(client, server), now, rng, out),
+            Side::Server if client.len() > MAX_PEER_ID => {
+                self.close(link, CloseReason::BadPeerId, out);
+            }
+            Side::Server if !self.access.admits(&client) => {
+                self.close(link, CloseReason::NotAdmitted, out);
+            }
+            Side::Server => {
+                self.challenge(link, ServerLink::new(client, server, now), now, rng, out);
+            }
         }
     }
 
@@ -275,6 +336,7 @@ impl Mailbox {
     }
 
     fn close(&mut self, link: LinkId, why: CloseReason, out: &mut Vec<Output>) {
+        self.counts.closed(why);
         self.forget(link);
         out.push(Output::Close { link, why });
     }
@@ -297,10 +359,11 @@ impl Mailbox {
         }
     }
 
-    fn watch(&mut self, key: RoutingKey, shown_to: Audience, out: &mut Vec<Output>) {
+    fn watch(&mut self, key: RoutingKey, shown_to: Audience, inbox: bool, out: &mut Vec<Output>) {
         let topic = key.topic();
         self.unwatched.remove(&topic);
         if let Some(watched) = self.watched.get_mut(&topic) {
+            watched.inbox = inbox;
             if watched.shown_to == shown_to {
                 return self.compare_again(&topic);
             }
@@ -321,6 +384,7 @@ impl Mailbox {
             key,
             shown_to,
             federation,
+            inbox,
         };
         self.watched.insert(topic, watched);
         self.pin_everywhere(topic, out);
@@ -371,13 +435,14 @@ impl Mailbox {
 
     /// Takes in an envelope that is not held yet; tells whether there was room.
     fn take(&mut self, envelope: Envelope, news: News, now: Time, out: &mut Vec<Output>) -> bool {
-        if self.index.len() >= self.policy.envelopes() {
+        if self.index.len() as u64 >= self.policy.quotas().total.envelopes {
             return false;
         }
         let entry = Entry {
             bucket: news.bucket,
             arrived: now.bucket(),
             made_here: news.made_here,
+            size: news.size,
             id: news.id,
         };
         self.index.insert(news.topic, entry);
@@ -435,7 +500,7 @@ impl Mailbox {
             match carrier {
                 Carrier::Push => served.cannot_push(),
                 Carrier::Put | Carrier::Deliver => {
-                    refuse(link, topic, Some(id), Refusal::Expired, out);
+                    self.refuse(link, topic, Some(id), Refusal::Expired, out);
                 }
             }
         }
@@ -455,11 +520,12 @@ impl Mailbox {
         let topics: Vec<TopicId> = self.index.topics().copied().collect();
         for topic in topics {
             let all = self.abandoned(&topic, now);
-            let policy = self.policy;
+            let (policy, inbox) = (self.policy, self.is_inbox(&topic));
             let steady = self.unsteady <= now || policy.serves_any_topic();
-            let drops = |entry: &Entry| all || (steady && policy.drops(entry, now));
+            let drops = |entry: &Entry| all || (steady && policy.drops(entry, inbox, now));
             for (bucket, id) in self.index.sweep(&topic, budget, drops) {
                 budget -= 1;
+                self.counts.expired += 1;
                 out.push(Output::Persist(Record::Drop { topic, bucket, id }));
             }
         }
@@ -482,16 +548,21 @@ impl Mailbox {
             return false;
         }
         if self.policy.serves_any_topic() {
-            self.pins.get(topic).is_none_or(|until| *until <= now)
+            !self.access.serves(topic) || self.pins.get(topic).is_none_or(|pin| pin.until <= now)
         } else {
             self.unwatched.contains(topic)
         }
     }
 
     fn lapse_pins(&mut self, now: Time, out: &mut Vec<Output>) {
-        let lapsed = self.pins.iter().filter(|(_, until)| **until <= now);
+        let access = &self.access;
+        let lapsed = self
+            .pins
+            .iter()
+            .filter(|(topic, pin)| pin.until <= now || !access.serves(topic));
         for topic in lapsed.map(|(topic, _)| *topic).collect::<Vec<_>>() {
-            self.pins.remove(&topic);
+            let gone = self.pins.remove(&topic);
+            self.inboxes -= u64::from(gone.is_some_and(|pin| pin.inbox));
             for link in self.audience.remove(&topic).unwrap_or_default() {
                 if let Some(served) = self.served.get_mut(&link) {
                     served.unpin(&topic);
@@ -499,6 +570,27 @@ impl Mailbox {
             }
             out.push(Output::Persist(Record::Unpin { topic }));
         }
+    }
+
+    /// Whether a topic is an inbox topic: by our own word, or by the one who pinned it first.
+    fn is_inbox(&self, topic: &TopicId) -> bool {
+        match self.watched.get(topic) {
+            Some(watched) => watched.inbox,
+            None => self.pins.get(topic).is_some_and(|pin| pin.inbox),
+        }
+    }
+
+    /// Sends a refusal to a client.
+    fn refuse(
+        &mut self,
+        link: LinkId,
+        topic: TopicId,
+        id: Option<EnvelopeId>,
+        why: Refusal,
+        out: &mut Vec<Output>,
+    ) {
+        self.counts.refused(why);
+        send(link, &Frame::Refused { topic, id, why }, out);
     }
 
     fn sweep_later(&mut self, now: Time) {
@@ -519,15 +611,4 @@ impl Mailbox {
 fn send(link: LinkId, frame: &Frame, out: &mut Vec<Output>) {
     let frame = frame.encode();
     out.push(Output::Send { link, frame });
-}
-
-/// Sends a refusal to a client.
-fn refuse(
-    link: LinkId,
-    topic: TopicId,
-    id: Option<EnvelopeId>,
-    why: Refusal,
-    out: &mut Vec<Output>,
-) {
-    send(link, &Frame::Refused { topic, id, why }, out);
 }

@@ -3,7 +3,7 @@
 use kith_node::api::{CommunityLink, CommunityNodes, Done, NodeBody};
 use kith_node::trial::{self, Trial, TrialError};
 
-use super::up::block_on;
+use super::up::{LOG, block_on};
 use crate::args::{ChoiceCommand, Cli, GroupCommunityCommand};
 use crate::client::{Client, path};
 use crate::error::CliError;
@@ -14,7 +14,7 @@ const CLOCK_NOTED_MS: u64 = 60_000;
 
 pub(crate) fn run(cli: &Cli, command: &ChoiceCommand, output: &mut Output) -> Result<(), CliError> {
     if let ChoiceCommand::Try { address } = command {
-        let trial = block_on(trial::run(address.trim()))?.map_err(trial_error)?;
+        let trial = block_on(LOG, trial::run(address.trim()))?.map_err(trial_error)?;
         return output.print(&trial, tell);
     }
     let client = Client::find(cli)?;
@@ -79,7 +79,14 @@ fn tell(trial: &Trial) -> String {
     let mut lines = vec![
         format!("address     {}", trial.address),
         format!("identity    {} (its key was checked)", trial.peer),
-        format!("keeps       messages for {}", days(trial.retention_ms)),
+        format!("run by      {}", or_unsaid(&trial.operator)),
+        format!("contact     {}", or_unsaid(&trial.contact)),
+        format!(
+            "keeps       messages for {}, requests to join for {}, of one group at most {} MiB",
+            days(trial.retention_ms),
+            days(trial.inbox_retention_ms),
+            trial.topic_bytes >> 20
+        ),
         format!("connected   in {} ms", trial.connect_ms),
         format!("round trip  {}", trip(trial.round_trip_us)),
     ];
@@ -93,6 +100,14 @@ fn tell(trial: &Trial) -> String {
         lines.push(format!("peer        {peer}"));
     }
     printable(&lines.join("\n"))
+}
+
+fn or_unsaid(text: &str) -> &str {
+    if text.is_empty() {
+        "(does not say)"
+    } else {
+        text
+    }
 }
 
 fn days(ms: u64) -> String {
@@ -117,6 +132,11 @@ fn trial_error(error: TrialError) -> CliError {
             "unreachable",
             message,
             "check the address with its operator, and this computer's connection",
+        ),
+        TrialError::Terms(_) => CliError::undone(
+            "terms",
+            message,
+            "ask its operator, or use another community node",
         ),
         TrialError::NotAMailbox => CliError::undone(
             "not_a_mailbox",

@@ -52,6 +52,9 @@ pub const MAX_ANNOUNCED: usize = 16;
 pub const RELEASE_WAITS: Span = Span::DAY.times(7);
 /// How long the device of a member who leaves after they were taken out waits for that to settle.
 pub const REMOVAL_WAITS: Span = Span::DAY;
+/// How long a group that was left is kept after the last change of where the member stands: what one
+/// community node has said that it holds may just be on its way to another one.
+pub const FAREWELL_LINGERS: Span = Span::SECOND.times(600);
 /// How long a group that was left is kept, at most, to let its farewell reach a mailbox.
 pub const FAREWELL_WAITS: Span = Span::DAY.times(30);
 /// How long the device must have been on by then: one that was off has not tried.
@@ -303,7 +306,8 @@ impl Group {
         let said = self.has_said_farewell();
         let over = |wait: Span| since.after(wait) < now;
         let owes = self.owes_removal(now) && !(over(REMOVAL_WAITS) && self.in_touch());
-        (said && !owes && (!needed || over(RELEASE_WAITS)))
+        let lingered = self.tip_since.after(FAREWELL_LINGERS) <= now;
+        (said && !owes && lingered && (!needed || over(RELEASE_WAITS)))
             || (self.removal().is_some() && over(REMOVAL_WAITS))
             || (over(FAREWELL_WAITS) && self.up_since.after(FAREWELL_TRIED) < now)
     }

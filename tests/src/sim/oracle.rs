@@ -333,7 +333,8 @@ impl World {
         for post in self.ledger.posts.iter().filter(|post| post.slot == slot) {
             let author_in = roster.contains(&post.by);
             let Some(meant) = self.meant(post) else {
-                if author_in && members.contains(&post.author) && !post.void {
+                let silent = self.awaits_own_removal(post.author, slot, members);
+                if author_in && members.contains(&post.author) && !post.void && !silent {
                     let text = format!("\"{}\" of node {} was never sent", post.text, post.author);
                     say(FailureKind::Unreadable, text);
                 }
@@ -368,6 +369,20 @@ impl World {
             }
         }
         self.check_leaks(slot, say);
+    }
+
+    /// Whether a member sends nothing since their own removal is known and no other steward is there
+    /// to make it in effect: then nobody can.
+    fn awaits_own_removal(&self, node: usize, slot: usize, members: &[usize]) -> bool {
+        let others: Vec<usize> = members.iter().copied().filter(|at| *at != node).collect();
+        let own = |group: &Group| {
+            let pending = |problem: &Problem| match problem {
+                Problem::RemovalPending { members } => members.contains(&group.me()),
+                _ => false,
+            };
+            group.problems().iter().any(pending)
+        };
+        self.group(node, slot).is_some_and(own) && !self.has_honest_steward(slot, &others)
     }
 
     /// Who was in the epoch that a post was sent in last, if it was sent.

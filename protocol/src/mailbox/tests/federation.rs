@@ -254,7 +254,14 @@ impl Client {
         let server = net.nodes[self.relay].peer.clone();
         let proof = pin::prove(key, &server, &self.nonce);
         let topic = key.topic();
-        self.tell(net, &Frame::Pin { topic, proof })
+        self.tell(
+            net,
+            &Frame::Pin {
+                topic,
+                proof,
+                inbox: false,
+            },
+        )
     }
 
     fn pins_delegated(&self, net: &mut Net, key: &RoutingKey, until: Time) -> Vec<Frame> {
@@ -333,7 +340,7 @@ fn a_delegated_pin_reads_and_writes_one_topic_until_it_ends() {
     assert_eq!(refusal(&refused), Some(Refusal::NotPinned));
     assert_eq!(net.held(relay, 1).len(), pushed_before);
     // The envelopes stay for the members, as with any pin.
-    assert!(net.nodes[relay].disk.pins[&one.topic()] > net.now.after(Span::DAY.times(29)));
+    assert!(net.nodes[relay].disk.pins[&one.topic()].until > net.now.after(Span::DAY.times(29)));
 }
 
 #[test]
