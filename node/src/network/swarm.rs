@@ -7,16 +7,21 @@ use libp2p::{
     allow_block_list::BlockedPeers,
     connection_limits,
     connection_limits::ConnectionLimits,
-    core::{transport::timeout::TransportTimeout, upgrade::Version},
-    identify, memory_connection_limits, noise, ping, quic,
+    core::{
+        transport::{OptionalTransport, timeout::TransportTimeout},
+        upgrade::Version,
+    },
+    dcutr, identify, memory_connection_limits, noise, ping, quic, relay,
     swarm::{self, NetworkBehaviour, behaviour::toggle::Toggle},
     tcp,
 };
 
 use super::{
-    NetworkError, NetworkLimits, NodeKey, Role,
+    NetworkError, NetworkLimits, NodeKey, Reach, Role,
     gossip::{self, Followed},
     muxer::{BoundedYamux, MAX_STREAMS},
+    quiet::Quiet,
+    relaying::{self, Admitted},
     stream,
 };
 
@@ -68,6 +73,13 @@ pub(super) struct Behaviour {
     /// Absent from a community node, which is no hub: a star around one default gossipsub hub
     /// delivered 60 % of the messages.
     pub gossip: Toggle<gossip::Behaviour>,
+    /// Carries circuits of others. In community nodes only: a member who did would show others that
+    /// they are connected, and carry strangers' traffic.
+    relay: Toggle<relay::Behaviour>,
+    /// Reserves places at community nodes, and calls others through them.
+    circuit: Toggle<Quiet<relay::client::Behaviour>>,
+    /// Tries to replace a circuit by a direct connection.
+    punch: Toggle<dcutr::Behaviour>,
 }
 
 /// What the behaviours tell the driver.
@@ -75,6 +87,9 @@ pub(super) enum Event {
     Ping(ping::Event),
     Mailbox(stream::Event),
     Gossip(libp2p::gossipsub::Event),
+    Relay(relay::Event),
+    Circuit(relay::client::Event),
+    Punch(dcutr::Event),
     /// Nothing that anyone needs to know.
     Other,
 }
@@ -97,6 +112,24 @@ impl From<libp2p::gossipsub::Event> for Event {
     }
 }
 
+impl From<relay::Event> for Event {
+    fn from(event: relay::Event) -> Self {
+        Self::Relay(event)
+    }
+}
+
+impl From<relay::client::Event> for Event {
+    fn from(event: relay::client::Event) -> Self {
+        Self::Circuit(event)
+    }
+}
+
+impl From<dcutr::Event> for Event {
+    fn from(event: dcutr::Event) -> Self {
+        Self::Punch(event)
+    }
+}
+
 impl From<identify::Event> for Event {
     fn from(_: identify::Event) -> Self {
         Self::Other
@@ -109,22 +142,34 @@ impl From<Infallible> for Event {
     }
 }
 
+/// What a swarm is made of, beside the key.
+pub(super) struct Plan<'a> {
+    pub role: Role,
+    pub reach: Reach,
+    pub limits: &'a NetworkLimits,
+    /// Whether mailbox streams are accepted.
+    pub accepts: bool,
+    /// The topics, of a node that gossips.
+    pub followed: Followed,
+    /// The peers that may use circuits, of a community node.
+    pub admitted: Admitted,
+}
+
 /// Builds the swarm of a node. Must run inside of a tokio runtime.
-///
-/// `accepts` tells whether mailbox streams are accepted; `followed` are the topics, of a node that
-/// gossips.
-pub(super) fn build(
-    key: &NodeKey,
-    role: Role,
-    limits: &NetworkLimits,
-    accepts: bool,
-    followed: Followed,
-) -> Result<Swarm<Behaviour>, NetworkError> {
+pub(super) fn build(key: &NodeKey, plan: Plan<'_>) -> Result<Swarm<Behaviour>, NetworkError> {
     let setup = |reason: String| NetworkError::Setup { reason };
-    let gossip = match role {
-        Role::Personal => Some(gossip::behaviour(followed).map_err(setup)?),
-        Role::Community => None,
+    let Plan { role, limits, .. } = plan;
+    let local = key.peer().id();
+    let (gossip, relay) = match role {
+        Role::Personal => (Some(gossip::behaviour(plan.followed).map_err(setup)?), None),
+        Role::Community => (
+            None,
+            Some(relaying::behaviour(local, limits, &plan.admitted)),
+        ),
     };
+    let by_circuit = role == Role::Personal && plan.reach >= Reach::Circuit;
+    let (circuits, circuit) = by_circuit.then(|| relay::client::new(local)).unzip();
+    let punch = (by_circuit && plan.reach >= Reach::Direct).then(|| dcutr::Behaviour::new(local));
     let swarm = SwarmBuilder::with_existing_identity(key.keypair())
         .with_tokio()
         .with_quic_config(shrink_quic)
@@ -139,6 +184,20 @@ pub(super) fn build(
                 .upgrade(Version::V1Lazy)
                 .authenticate(noise::Config::new(key)?);
             Ok(secured.multiplex(BoundedYamux))
+        })
+        .map_err(|error| setup(error.to_string()))?
+        .with_other_transport(|key| {
+            let config = noise::Config::new(key)?;
+            Ok(match circuits {
+                // Authenticated and encrypted from end to end: the community node carries noise.
+                Some(circuits) => OptionalTransport::some(
+                    circuits
+                        .upgrade(Version::V1Lazy)
+                        .authenticate(config)
+                        .multiplex(BoundedYamux),
+                ),
+                None => OptionalTransport::none(),
+            })
         })
         .map_err(|error| setup(error.to_string()))?
         .with_behaviour(|keypair| Behaviour {
@@ -157,8 +216,11 @@ pub(super) fn build(
                     // No address that a peer claims is kept: only the user's are dialed.
                     .with_cache_size(0),
             ),
-            mailbox: stream::Behaviour::new(accepts),
+            mailbox: stream::Behaviour::new(plan.accepts),
             gossip: Toggle::from(gossip),
+            relay: Toggle::from(relay),
+            circuit: Toggle::from(circuit.map(Quiet)),
+            punch: Toggle::from(punch),
         })
         .map_err(|error| setup(error.to_string()))?
         .with_swarm_config(shrink_swarm)
