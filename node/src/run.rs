@@ -22,12 +22,12 @@ use tokio::{
 
 use crate::{
     api::{
-        self, Answer, ApiConfig, ApiError, EndpointError, Handle, NodeStatus, Reply, Request,
-        Requests, Role, Secret, ServeError, Serving, VaultState,
+        self, Answer, ApiConfig, ApiError, Connections, EndpointError, Handle, NodeStatus, Reply,
+        Request, Requests, Role, Secret, ServeError, Serving, VaultState,
     },
     driver::{Driver, Ended, Parts},
     lock::{LockError, ProfileLock},
-    network::{self, Network, NetworkConfig, NetworkError, NetworkEvent, NodeKey},
+    network::{self, Network, NetworkConfig, NetworkError, NetworkEvent, NodeKey, Reach},
     profile::{self, ProfileError, STORE_DIR},
     records::Records,
     store::Store,
@@ -45,6 +45,8 @@ pub struct PersonalConfig {
     pub profile: PathBuf,
     /// Multiaddrs to listen on; with none, nobody can connect to the node.
     pub listen: Vec<String>,
+    /// How far the node goes to reach other members.
+    pub reach: Reach,
     /// Multiaddrs of community nodes, each ending in `/p2p/…`.
     pub community: Vec<String>,
     /// Port of the local API on 127.0.0.1; 0 lets the system choose.
@@ -234,6 +236,7 @@ pub async fn community(
         key,
         role: network::Role::Community,
         listen,
+        reach: Reach::Mailbox,
         community: Vec::new(),
     });
     let result = match started.await {
@@ -347,6 +350,7 @@ fn locked_status(config: &PersonalConfig) -> NodeStatus {
         vault,
         community: Vec::new(),
         listening: Vec::new(),
+        connections: Connections::default(),
         groups: 0,
     }
 }
@@ -377,6 +381,7 @@ async fn open_vault(
         key,
         role: network::Role::Personal,
         listen: config.listen.clone(),
+        reach: config.reach,
         community: config.community.clone(),
     })
     .await
@@ -389,6 +394,7 @@ struct Start {
     key: NodeKey,
     role: network::Role,
     listen: Vec<String>,
+    reach: Reach,
     community: Vec<String>,
 }
 
@@ -397,6 +403,7 @@ async fn start(start: Start) -> Result<(Driver, Vec<String>), RunError> {
     let expected = start.listen.len();
     let mut config = NetworkConfig::new(start.key, start.role);
     config.listen = start.listen;
+    config.reach = start.reach;
     let (network, mut events) = Network::start(config)?;
     for address in &start.community {
         network.keep_connected(address.clone())?;

@@ -39,7 +39,7 @@ use super::{
     keep::{Kept, Phase, Target, chance},
     link::Link,
     outbox::Outbox,
-    path::{self, Path},
+    path::{Path, Taste},
     relaying::Admitted,
     reserve::Reservation,
     stream,
@@ -470,16 +470,20 @@ impl Driver {
 
     /// The best connection to a peer, and of equals the latest.
     fn best(&self, peer: PeerId) -> Option<&Connection> {
+        let taste = self.taste(peer);
         let all = self.connections.get(&peer)?;
         all.iter()
-            .max_by_key(|connection| self.rank(peer, connection.path))
+            .max_by_key(|connection| connection.path.worth(taste))
     }
 
-    /// How much a connection is worth. Who punches holes is better off with QUIC towards its community
-    /// nodes: they tell it where its one UDP port is seen, and keep that port open.
-    fn rank(&self, peer: PeerId, path: Path) -> u8 {
-        let wants_quic = self.place.reach >= Reach::Direct && self.reservations.contains_key(&peer);
-        path.rank(wants_quic)
+    fn taste(&self, peer: PeerId) -> Taste {
+        let is_community = self.reservations.contains_key(&peer);
+        match self.place.role {
+            Role::Community => Taste::Any,
+            Role::Personal if !is_community => Taste::Tcp,
+            Role::Personal if self.place.reach >= Reach::Direct => Taste::Quic,
+            Role::Personal => Taste::Any,
+        }
     }
 
     /// Opens the mailbox on a connection that there is, or else makes one.
@@ -899,23 +903,19 @@ impl Driver {
 
     /// A better connection to a peer has come: the others end once their links have.
     fn collapse(&mut self, peer: PeerId) {
+        let taste = self.taste(peer);
         let Some(best) = self.best(peer) else { return };
-        let (best_id, best_rank) = (best.id, self.rank(peer, best.path));
-        let wants_quic = best_rank > path::DIRECT;
-        let worse: Vec<ConnectionId> = match self.connections.get_mut(&peer) {
-            Some(all) => all
-                .iter_mut()
-                .filter(|c| c.path.rank(wants_quic) < best_rank)
-                .map(|c| {
-                    c.leaving = true;
-                    c.id
-                })
-                .collect(),
-            None => Vec::new(),
-        };
+        let (best, worth) = (best.id, best.path.worth(taste));
+        let mut worse = Vec::new();
+        for connection in self.connections.get_mut(&peer).into_iter().flatten() {
+            if connection.path.worth(taste) < worth {
+                connection.leaving = true;
+                worse.push(connection.id);
+            }
+        }
         for id in worse {
             if self.is_opening(peer, id) {
-                self.open_mailbox(peer, best_id);
+                self.open_mailbox(peer, best);
             }
             for (link, live) in &self.links {
                 if live.connection == id {

@@ -4,13 +4,6 @@ use libp2p::core::ConnectedPoint;
 
 use super::address;
 
-/// Worth of a connection that somebody else carries.
-const CARRIED: u8 = 0;
-/// Worth of a connection from machine to machine.
-pub(super) const DIRECT: u8 = 1;
-/// Worth of a QUIC connection where that is wanted.
-const WANTED: u8 = 2;
-
 /// How a connection runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Path {
@@ -18,6 +11,19 @@ pub(super) enum Path {
     Quic,
     /// Through a community node.
     Circuit,
+}
+
+/// Which ways are worth more than others. Both ends of a connection must agree, or each would end the
+/// one that the other keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taste {
+    /// A community node: its members choose.
+    Any,
+    /// Between members: TCP costs half of what QUIC does. A punched hole may give both.
+    Tcp,
+    /// Towards a community node, of a member who punches holes: the node tells at what port outside the
+    /// one UDP port is seen, and keeps it open.
+    Quic,
 }
 
 impl Path {
@@ -32,11 +38,11 @@ impl Path {
     }
 
     /// How much it is worth.
-    pub(super) fn rank(self, wants_quic: bool) -> u8 {
-        match self {
-            Self::Circuit => CARRIED,
-            Self::Quic if wants_quic => WANTED,
-            Self::Tcp | Self::Quic => DIRECT,
+    pub(super) fn worth(self, taste: Taste) -> u8 {
+        match (self, taste) {
+            (Self::Circuit, _) => 0,
+            (Self::Tcp, Taste::Tcp) | (Self::Quic, Taste::Quic) => 2,
+            (Self::Tcp | Self::Quic, _) => 1,
         }
     }
 }

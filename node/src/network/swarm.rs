@@ -46,8 +46,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// stays silent for as long again after it; and pings take half a minute to notice, since libp2p
 /// keeps the first lost one to itself.
 const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a QUIC connection stays when nothing is heard, in milliseconds.
-const QUIC_IDLE_TIMEOUT_MS: u32 = 30_000;
+/// How long a QUIC connection stays when nothing is heard, in milliseconds; something is, at least every
+/// five seconds. As short as over TCP, so that a router which forgot us is noticed as soon.
+const QUIC_IDLE_TIMEOUT_MS: u32 = 12_000;
 /// Most bytes of one QUIC stream, and of one QUIC connection, that have arrived and are not read.
 const QUIC_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const QUIC_CONNECTION_WINDOW_BYTES: u32 = 2 * 1024 * 1024;

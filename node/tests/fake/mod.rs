@@ -449,6 +449,7 @@ impl Node {
                 connected: true,
             }],
             listening: vec!["/ip4/127.0.0.1/tcp/4002".into()],
+            connections: kith_node::api::Connections::default(),
             groups: self.groups.len() as u32,
         }
     }
