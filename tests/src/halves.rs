@@ -51,6 +51,11 @@ pub struct Halves {
 }
 
 impl Place {
+    /// The namespace of this name.
+    pub(crate) fn named(name: &str) -> Self {
+        Self(Some(name.to_owned()))
+    }
+
     /// Begins a command line that runs a program here.
     pub fn command(&self, program: &Path) -> Command {
         match &self.0 {
@@ -205,7 +210,7 @@ fn may_make_namespaces() -> Result<(), String> {
 }
 
 /// A name that no other namespace has.
-fn unique(part: &str) -> String {
+pub(crate) fn unique(part: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     format!("{PREFIX}{}-{number}-{part}", process::id())
@@ -218,12 +223,12 @@ fn is_left_behind(name: &str) -> bool {
     id.is_some_and(|id| !Path::new(&format!("/proc/{id}")).exists())
 }
 
-fn remove(name: &str) {
+pub(crate) fn remove(name: &str) {
     // It may be half made, or gone: then there is nothing left to remove.
     let _gone = try_ip(&["netns", "delete", name]);
 }
 
-fn ip(arguments: &[&str]) {
+pub(crate) fn ip(arguments: &[&str]) {
     if let Err(refused) = try_ip(arguments) {
         panic!("ip {}: {refused}", arguments.join(" "));
     }

@@ -5,7 +5,7 @@
 //! [`kith::Kith`], which runs one command and reads its output. [`transcript`] reads the written evening,
 //! [`leak`] searches a disk for it, [`http`] speaks to a node's local API, [`wait`] waits for a condition
 //! (never for a time) and [`seed`] makes chance repeatable. [`halves`] is a network of namespaces that can
-//! be cut in two.
+//! be cut in two, [`nat`] one with routers that let nobody in.
 //!
 //! [`sim`] is something else: the protocol alone, without processes, in a virtual world.
 
@@ -21,6 +21,7 @@ pub mod halves;
 pub mod http;
 pub mod kith;
 pub mod leak;
+pub mod nat;
 pub mod process;
 pub mod seed;
 pub mod sim;

@@ -333,15 +333,23 @@ impl Community {
         Self::start_at(home, &format!("/ip4/{}/tcp/{OWN_PORT}", half.address))
     }
 
+    /// Starts one that is reached over TCP and QUIC, in a place that has an address of its own.
+    pub fn start_on_both(place: &Place, address: &str) -> Self {
+        let home = Home::new_in("the community", place);
+        let quic = format!("/ip4/{address}/udp/{OWN_PORT}/quic-v1");
+        let tcp = format!("/ip4/{address}/tcp/{OWN_PORT}");
+        Self::start_with(home, &tcp, &["--listen", &quic])
+    }
+
     fn start_at(home: Home, listen: &str) -> Self {
+        Self::start_with(home, listen, &[])
+    }
+
+    fn start_with(home: Home, listen: &str, more: &[&str]) -> Self {
         let passphrase = home.passphrase_file();
-        let arguments = [
-            "--passphrase-file",
-            &passphrase,
-            "community",
-            "--listen",
-            listen,
-        ];
+        let mut arguments = vec!["--passphrase-file", &passphrase, "community"];
+        arguments.extend(["--listen", listen]);
+        arguments.extend(more);
         let mut node = Node::new(home, &arguments);
         let printed = node.start();
         let address = printed
@@ -397,6 +405,15 @@ impl Member {
     pub fn start_in(half: &Half, name: &str, communities: &[&Community]) -> Self {
         let home = Home::new_in(name, &half.place);
         let mut member = Self::prepared(home, &format!("{name} of the test"), communities, &[]);
+        member.node.start();
+        member
+    }
+
+    /// Makes a profile and starts a node in a place, that goes so far to reach other members.
+    pub fn start_reaching(place: &Place, name: &str, community: &Community, reach: &str) -> Self {
+        let home = Home::new_in(name, place);
+        let more = ["--reach", reach];
+        let mut member = Self::prepared(home, &format!("{name} of the test"), &[community], &more);
         member.node.start();
         member
     }
