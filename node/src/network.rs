@@ -49,6 +49,7 @@ mod outbox;
 #[cfg(test)]
 mod outsider;
 mod path;
+mod probing;
 mod quiet;
 mod relaying;
 mod reserve;

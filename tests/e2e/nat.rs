@@ -122,6 +122,14 @@ fn an_open_router_is_reached_from_behind_the_strictest() {
         || {
             let mut two = Neighbours::meet(Nat::Symmetric, Nat::FullCone, "direct");
             two.are_connected(Way::Direct);
+            // Who can be called learns it, and says so; who cannot does not.
+            wait_explained("Ben's node knows its address", UNTIL_DELIVERED, || {
+                let listening = two.ben.kith.json(&["status"])["listening"].to_string();
+                let known = listening.contains(two.street.second.outside());
+                known.then_some(()).ok_or(listening)
+            });
+            let ana = two.ana.kith.json(&["status"])["listening"].to_string();
+            assert!(!ana.contains(two.street.first.outside()), "{ana}");
             two.community.node.kill();
             two.is_heard(&two.ben, &two.ana, "With nobody between us.");
         },

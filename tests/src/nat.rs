@@ -86,10 +86,16 @@ pub struct Home {
     /// Where its processes run.
     pub place: Place,
     router: String,
+    net: String,
     outside: &'static str,
 }
 
 impl Home {
+    /// The beginning of the addresses that the home has outside.
+    pub fn outside(&self) -> &'static str {
+        self.outside
+    }
+
     /// Gives the router another address outside, as some providers do each night: what it translated is
     /// lost, and nobody is told.
     pub fn moves(&self) {
@@ -107,6 +113,8 @@ impl Home {
             "via",
             &gateway,
         ]);
+        // Or what is sent to the old address would go on to arrive for a while.
+        ip(&["-n", &self.net, "neighbor", "flush", "all"]);
     }
 }
 
@@ -183,6 +191,7 @@ impl Made {
         Home {
             place: Place::named(&home),
             router,
+            net: net.to_owned(),
             outside,
         }
     }

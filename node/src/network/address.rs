@@ -211,7 +211,12 @@ pub(super) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
     }
 }
 
-/// Whether packets to an address leave the machine.
+/// Whether an address is that of a machine, not one that leads through another node.
+pub(super) fn is_machine(address: &Multiaddr) -> bool {
+    address.iter().all(|part| part != Protocol::P2pCircuit)
+}
+
+/// Whether packets to an address stay in the machine.
 pub(super) fn is_loopback(address: &Multiaddr) -> bool {
     ip_of(address).is_some_and(|ip| ip.is_loopback())
 }

@@ -39,9 +39,9 @@ use super::{
     keep::{Kept, Phase, Target, chance},
     link::Link,
     outbox::Outbox,
-    path::{Path, Taste},
+    path::{self, Path, Taste},
     relaying::Admitted,
-    reserve::Reservation,
+    reserve::{At, Reservation},
     stream,
     swarm::{Behaviour, Event},
 };
@@ -58,9 +58,13 @@ const STOP_GRACE: Duration = Duration::from_secs(1);
 
 /// How often a peer that is connected by a circuit is tried at the direct addresses that it named.
 const IMPROVE_EACH: Duration = Duration::from_mins(5);
+/// How long it is left in peace before the first time.
+const IMPROVE_SOON: Duration = Duration::from_secs(3);
 /// How long the one of two members that waits lets the other call first by a circuit, so that they do
 /// not make two at one moment.
 const COURTESY: Duration = Duration::from_millis(1500);
+/// How far apart two connections may come that are taken to be made at one moment.
+const AT_ONE_MOMENT: Duration = Duration::from_secs(10);
 /// How long a community node that we could not reach by QUIC is not tried again.
 const QUIC_RETRY: Duration = Duration::from_hours(1);
 
@@ -117,8 +121,13 @@ struct Connection {
     /// The address, as the user wrote it, that we dialed.
     dialed: Option<String>,
     path: Path,
+    /// Made by the peer.
+    theirs: bool,
     /// The machine address of the peer.
     remote: Multiaddr,
+    since: Instant,
+    /// Made by the one of the two whose peer id is the smaller.
+    by_smaller: bool,
     /// A better one has taken its place: it ends when its links have.
     leaving: bool,
 }
@@ -426,7 +435,7 @@ impl Driver {
             .collect();
         for peer in due {
             let by_circuit = self.best(peer).is_some_and(|c| c.path == Path::Circuit);
-            self.plan_improvement(peer);
+            self.plan_improvement(peer, IMPROVE_EACH);
             let literal = |kept: &Kept| {
                 let addresses = kept.addresses.iter();
                 addresses.filter_map(DialAddress::literal).collect()
@@ -439,12 +448,12 @@ impl Driver {
     }
 
     /// Says when a peer is tried directly: never, unless all that connects us is a circuit.
-    fn plan_improvement(&mut self, peer: PeerId) {
+    fn plan_improvement(&mut self, peer: PeerId, wait: Duration) {
         let by_circuit = self.best(peer).is_some_and(|c| c.path == Path::Circuit);
         if let Some(kept) = self.kept.get_mut(&peer) {
             let worth_it = by_circuit && !kept.is_by_circuit();
             let spread = f64::from(chance()) / f64::from(u32::MAX);
-            let wait = IMPROVE_EACH.mul_f64(0.5 + spread);
+            let wait = wait.mul_f64(0.5 + spread);
             kept.improve = worth_it.then(|| Instant::now() + wait);
         }
     }
@@ -454,14 +463,14 @@ impl Driver {
         let options = DialOpts::peer_id(peer)
             .condition(PeerCondition::Always)
             .addresses(addresses);
-        if let Err(error) = self.swarm.dial(self.from_port(options)) {
+        if let Err(error) = self.swarm.dial(self.with_port(options)) {
             tracing::debug!(%error, "no better connection");
         }
     }
 
     /// Dials from a fresh port, since the one that we listen on would tell others where; but for who
     /// punches holes, who must be seen at the port that the others will call.
-    fn from_port(&self, options: libp2p::swarm::dial_opts::WithPeerIdWithAddresses) -> DialOpts {
+    fn with_port(&self, options: libp2p::swarm::dial_opts::WithPeerIdWithAddresses) -> DialOpts {
         match self.place.reach {
             Reach::Direct => options.build(),
             Reach::Mailbox | Reach::Circuit => options.allocate_new_port().build(),
@@ -470,10 +479,30 @@ impl Driver {
 
     /// The best connection to a peer, and of equals the latest.
     fn best(&self, peer: PeerId) -> Option<&Connection> {
-        let taste = self.taste(peer);
         let all = self.connections.get(&peer)?;
         all.iter()
-            .max_by_key(|connection| connection.path.worth(taste))
+            .max_by_key(|c| (self.worth(peer, c), !self.is_double(peer, c)))
+    }
+
+    /// Whether two members made a connection each at one moment, and this is the one to end. Not if one
+    /// is older: it may be dead, and nobody have noticed yet.
+    fn is_double(&self, peer: PeerId, one: &Connection) -> bool {
+        let mut all = self.connections.get(&peer).into_iter().flatten();
+        self.taste(peer) == Taste::Tcp
+            && !one.by_smaller
+            && all.any(|other| {
+                let apart = one.since.max(other.since) - one.since.min(other.since);
+                other.by_smaller && other.path == one.path && apart < AT_ONE_MOMENT
+            })
+    }
+
+    /// How much a connection is worth. One that a community node made serves to find out whether we can
+    /// be called, and ends by itself.
+    fn worth(&self, peer: PeerId, connection: &Connection) -> u8 {
+        match connection.theirs && self.reservations.contains_key(&peer) {
+            true => 0,
+            false => connection.path.worth(self.taste(peer)),
+        }
     }
 
     fn taste(&self, peer: PeerId) -> Taste {
@@ -513,13 +542,12 @@ impl Driver {
         self.call(peer, targets, Vec::new());
     }
 
-    /// Dials the direct addresses of a peer, and if none answers the circuits to it.
-    fn call(&mut self, peer: PeerId, direct: Vec<Target>, failures: Vec<(String, String)>) {
-        let circuits = self.circuits_to(peer);
-        if !direct.is_empty() {
-            self.dial(peer, direct, circuits);
-        } else if !circuits.is_empty() {
-            self.dial(peer, circuits, Vec::new());
+    /// Dials a peer at all of its addresses at once. If a circuit answers first, the others are tried
+    /// again soon.
+    fn call(&mut self, peer: PeerId, mut targets: Vec<Target>, failures: Vec<(String, String)>) {
+        targets.extend(self.circuits_to(peer));
+        if !targets.is_empty() {
+            self.dial(peer, targets);
         } else if failures.is_empty() {
             self.fail_all(peer, "no community node that leads to it is connected");
         } else {
@@ -569,14 +597,14 @@ impl Driver {
         self.call(peer, targets, failures);
     }
 
-    fn dial(&mut self, peer: PeerId, targets: Vec<Target>, then: Vec<Target>) {
+    fn dial(&mut self, peer: PeerId, targets: Vec<Target>) {
         let addresses = targets.iter().map(|target| target.address.clone());
         let options = DialOpts::peer_id(peer)
             // Whether we are connected is ours to know: the swarm still counts a connection that
             // is being closed.
             .condition(PeerCondition::NotDialing)
             .addresses(addresses.collect());
-        let options = self.from_port(options);
+        let options = self.with_port(options);
         let connection = options.connection_id();
         match self.swarm.dial(options) {
             Ok(()) => {
@@ -584,7 +612,6 @@ impl Driver {
                     kept.phase = Phase::Dialing {
                         connection,
                         targets,
-                        then,
                     };
                 }
             }
@@ -651,11 +678,9 @@ impl Driver {
             SwarmEvent::ExpiredListenAddr {
                 listener_id,
                 address,
-            } => {
-                if self.place_of(listener_id).is_none() {
-                    self.swarm.remove_external_address(&address);
-                    self.not_listening(listener_id, address, "the address is gone");
-                }
+            } if self.place_of(listener_id).is_none() => {
+                self.swarm.remove_external_address(&address);
+                self.not_listening(listener_id, address, "the address is gone");
             }
             SwarmEvent::ListenerClosed {
                 listener_id,
@@ -770,6 +795,17 @@ impl Driver {
                 Ok(_) => tracing::debug!("a hole was punched"),
                 Err(error) => tracing::debug!(%error, "no hole was punched"),
             },
+            Event::Probe(event) => match event.result {
+                Ok(()) if address::is_machine(&event.tested_addr) => {
+                    let addr = address::with_peer(
+                        address::without_peer(&event.tested_addr),
+                        *self.swarm.local_peer_id(),
+                    );
+                    self.outbox.listening(addr);
+                }
+                Ok(()) => {}
+                Err(error) => tracing::debug!(%error, "not to be called at one address"),
+            },
             Event::Ping(_) | Event::Gossip(_) | Event::Circuit(_) | Event::Other => {}
         }
     }
@@ -825,14 +861,20 @@ impl Driver {
     }
 
     fn reserve(&mut self, peer: PeerId, now: Instant) {
-        let reached = self.best(peer).filter(|c| c.path != Path::Circuit);
-        let Some(address) = reached.map(|c| address::circuit_through(&c.remote, peer)) else {
+        // Of several the library takes the oldest.
+        let mut direct = self.connections.get(&peer).into_iter().flatten();
+        let Some(oldest) = direct.find(|c| c.path != Path::Circuit) else {
             return;
         };
+        let (connection, address) = (oldest.id, address::circuit_through(&oldest.remote, peer));
         match self.swarm.listen_on(address) {
             Ok(listener) => {
                 if let Some(place) = self.reservations.get_mut(&peer) {
-                    place.asked(listener, now);
+                    let at = At {
+                        listener,
+                        connection,
+                    };
+                    place.asked(at, now);
                 }
             }
             Err(error) => self.lose_place(peer, &reason_of(&error)),
@@ -903,15 +945,19 @@ impl Driver {
 
     /// A better connection to a peer has come: the others end once their links have.
     fn collapse(&mut self, peer: PeerId) {
-        let taste = self.taste(peer);
         let Some(best) = self.best(peer) else { return };
-        let (best, worth) = (best.id, best.path.worth(taste));
-        let mut worse = Vec::new();
+        let (best, most) = (best.id, self.worth(peer, best));
+        let all = self.connections.get(&peer).into_iter().flatten();
+        let worse: Vec<ConnectionId> = all
+            .filter(|c| match self.worth(peer, c) {
+                // What a community node made ends by itself.
+                0 => false,
+                worth => worth < most || self.is_double(peer, c),
+            })
+            .map(|c| c.id)
+            .collect();
         for connection in self.connections.get_mut(&peer).into_iter().flatten() {
-            if connection.path.worth(taste) < worth {
-                connection.leaving = true;
-                worse.push(connection.id);
-            }
+            connection.leaving |= worse.contains(&connection.id);
         }
         for id in worse {
             if self.is_opening(peer, id) {
@@ -924,7 +970,7 @@ impl Driver {
             }
             self.close_if_left(peer, id);
         }
-        self.plan_improvement(peer);
+        self.plan_improvement(peer, IMPROVE_SOON);
     }
 
     /// Closes a connection that is being left, unless a link still lives on it.
@@ -998,7 +1044,10 @@ impl Driver {
             id,
             dialed: dialed.flatten(),
             path,
+            theirs: endpoint.is_listener(),
             remote: endpoint.get_remote_address().clone(),
+            since: Instant::now(),
+            by_smaller: path::is_dialer(endpoint) == (*self.swarm.local_peer_id() < peer),
             leaving: false,
         };
         self.connections.entry(peer).or_default().push(connection);
@@ -1042,11 +1091,8 @@ impl Driver {
         }
         self.count(gone.path, false);
         // The library may not notice that the place went with the connection.
-        let placed = self
-            .reservations
-            .get(&peer)
-            .is_some_and(|p| !p.is_waiting());
-        if placed && gone.path != Path::Circuit {
+        let at = self.reservations.get(&peer).and_then(Reservation::at);
+        if at.is_some_and(|at| at.connection == id) {
             self.lose_place(peer, "the connection to the community node ended");
         }
         if self.is_opening(peer, id) {
@@ -1065,7 +1111,6 @@ impl Driver {
                 Phase::Dialing {
                     connection,
                     targets,
-                    then,
                 },
             ..
         }) = self.kept.get(&peer)
@@ -1074,10 +1119,6 @@ impl Driver {
         };
         if *connection != id {
             return;
-        }
-        if !then.is_empty() {
-            let then = then.clone();
-            return self.dial(peer, then, Vec::new());
         }
         let text_of = |address: &Multiaddr| {
             let address = address::without_peer(address);

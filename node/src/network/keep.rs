@@ -48,8 +48,6 @@ pub(super) enum Phase {
     Dialing {
         connection: ConnectionId,
         targets: Vec<Target>,
-        /// What is tried if none of them answers.
-        then: Vec<Target>,
     },
     /// Connected; its mailbox was asked for.
     Opening(ConnectionId),

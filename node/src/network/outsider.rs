@@ -121,7 +121,14 @@ async fn a_personal_node_identifies_by_no_version_and_no_address() {
 async fn a_community_node_names_the_address_that_circuits_begin_at() {
     let (_network, _events, addr) = node(Role::Community).await;
     let info = identified(addr.clone()).await;
-    names_nothing_else(&info, &["/libp2p/circuit/relay/0.2.0/hop"], false);
+    names_nothing_else(
+        &info,
+        &[
+            "/libp2p/circuit/relay/0.2.0/hop",
+            "/libp2p/autonat/2/dial-request",
+        ],
+        false,
+    );
     assert_eq!(info.listen_addrs, [address::without_peer(&addr)]);
 }
 
@@ -156,7 +163,14 @@ async fn a_member_tells_no_peer_by_which_circuits_others_reach_them() {
     };
     timeout(PATIENCE, by_circuit).await.expect("not in time");
     let info = identified(direct.unwrap().parse().unwrap()).await;
-    names_nothing_else(&info, &["/libp2p/circuit/relay/0.2.0/stop"], true);
+    names_nothing_else(
+        &info,
+        &[
+            "/libp2p/circuit/relay/0.2.0/stop",
+            "/libp2p/autonat/2/dial-back",
+        ],
+        true,
+    );
     assert_eq!(info.listen_addrs, []);
 }
 

@@ -26,6 +26,15 @@ pub(super) enum Taste {
     Quic,
 }
 
+/// Whether we made a connection. Of two ends that dialed each other by appointment, to punch a hole, one
+/// acts as if it had been called.
+pub(super) fn is_dialer(endpoint: &ConnectedPoint) -> bool {
+    match endpoint {
+        ConnectedPoint::Dialer { role_override, .. } => role_override.is_dialer(),
+        ConnectedPoint::Listener { .. } => false,
+    }
+}
+
 impl Path {
     pub(super) fn of(endpoint: &ConnectedPoint) -> Self {
         if endpoint.is_relayed() {
@@ -37,12 +46,14 @@ impl Path {
         }
     }
 
-    /// How much it is worth.
+    /// How much it is worth, at least 1.
     pub(super) fn worth(self, taste: Taste) -> u8 {
         match (self, taste) {
-            (Self::Circuit, _) => 0,
-            (Self::Tcp, Taste::Tcp) | (Self::Quic, Taste::Quic) => 2,
-            (Self::Tcp | Self::Quic, _) => 1,
+            (Self::Circuit, _) => 1,
+            (Self::Tcp | Self::Quic, Taste::Any)
+            | (Self::Tcp, Taste::Quic)
+            | (Self::Quic, Taste::Tcp) => 2,
+            (Self::Tcp, Taste::Tcp) | (Self::Quic, Taste::Quic) => 3,
         }
     }
 }

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use libp2p::core::transport::ListenerId;
+use libp2p::{core::transport::ListenerId, swarm::ConnectionId};
 use tokio::time::Instant;
 
 /// First wait after a reservation was refused or lost: the community node may just be learning that
@@ -32,9 +32,18 @@ enum Stand {
     /// Nothing until then; and only while the community node is connected.
     Waiting(Instant),
     /// Asked for; the answer is due.
-    Asked { listener: ListenerId, due: Instant },
+    Asked { at: At, due: Instant },
     /// Held; a renewal is due.
-    Held { listener: ListenerId, due: Instant },
+    Held { at: At, due: Instant },
+}
+
+/// What a place hangs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct At {
+    /// The library's listener that asks or holds.
+    pub listener: ListenerId,
+    /// The connection that it is asked for on.
+    pub connection: ConnectionId,
 }
 
 impl Reservation {
@@ -60,28 +69,32 @@ impl Reservation {
         matches!(self.stand, Stand::Held { .. })
     }
 
-    /// The library's listener that asks or holds.
-    pub(super) fn listener(&self) -> Option<ListenerId> {
+    /// What it hangs on, if it was asked for.
+    pub(super) fn at(&self) -> Option<At> {
         match self.stand {
             Stand::Waiting(_) => None,
-            Stand::Asked { listener, .. } | Stand::Held { listener, .. } => Some(listener),
+            Stand::Asked { at, .. } | Stand::Held { at, .. } => Some(at),
         }
     }
 
+    pub(super) fn listener(&self) -> Option<ListenerId> {
+        self.at().map(|at| at.listener)
+    }
+
     /// Notes that it was asked for.
-    pub(super) fn asked(&mut self, listener: ListenerId, now: Instant) {
+    pub(super) fn asked(&mut self, at: At, now: Instant) {
         self.stand = Stand::Asked {
-            listener,
+            at,
             due: now + ANSWER,
         };
     }
 
     /// Notes that it was granted or renewed.
     pub(super) fn held(&mut self, now: Instant) {
-        if let Some(listener) = self.listener() {
+        if let Some(at) = self.at() {
             self.failures = 0;
             self.stand = Stand::Held {
-                listener,
+                at,
                 due: now + RENEWAL,
             };
         }
@@ -110,20 +123,27 @@ impl Reservation {
 mod tests {
     use super::*;
 
+    fn at() -> At {
+        At {
+            listener: ListenerId::next(),
+            connection: ConnectionId::new_unchecked(1),
+        }
+    }
+
     #[test]
     fn a_reservation_that_is_lost_is_asked_for_again_and_a_refused_one_less_and_less_often() {
         let now = Instant::now();
         let mut place = Reservation::new(now);
         let waits: Vec<_> = (0..12)
             .map(|_| {
-                let listener = ListenerId::next();
-                place.asked(listener, now);
-                assert_eq!(place.lost(now, u32::MAX / 2 + 1), Some(listener));
+                let at = at();
+                place.asked(at, now);
+                assert_eq!(place.lost(now, u32::MAX / 2 + 1), Some(at.listener));
                 place.due() - now
             })
             .collect();
         assert!(waits.is_sorted() && waits[0] <= FIRST_RETRY && waits[11] == LAST_RETRY);
-        place.asked(ListenerId::next(), now);
+        place.asked(at(), now);
         place.held(now);
         place.lost(now, 0);
         assert!(place.due() - now <= FIRST_RETRY);
@@ -133,7 +153,7 @@ mod tests {
     fn an_answer_and_a_renewal_are_due_in_time() {
         let now = Instant::now();
         let mut place = Reservation::new(now);
-        place.asked(ListenerId::next(), now);
+        place.asked(at(), now);
         assert_eq!(place.due(), now + ANSWER);
         place.held(now);
         assert_eq!(place.due(), now + RENEWAL);

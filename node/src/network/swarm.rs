@@ -5,7 +5,7 @@ use std::{convert::Infallible, time::Duration};
 use libp2p::{
     Swarm, SwarmBuilder, Transport, allow_block_list,
     allow_block_list::BlockedPeers,
-    connection_limits,
+    autonat, connection_limits,
     connection_limits::ConnectionLimits,
     core::{
         transport::{OptionalTransport, timeout::TransportTimeout},
@@ -20,6 +20,7 @@ use super::{
     NetworkError, NetworkLimits, NodeKey, Reach, Role,
     gossip::{self, Followed},
     muxer::{BoundedYamux, MAX_STREAMS},
+    probing::Probing,
     quiet::Quiet,
     relaying::{self, Admitted},
     stream,
@@ -81,6 +82,10 @@ pub(super) struct Behaviour {
     circuit: Toggle<Quiet<relay::client::Behaviour>>,
     /// Tries to replace a circuit by a direct connection.
     punch: Toggle<dcutr::Behaviour>,
+    /// Tells members whether they can be called. In community nodes only.
+    probing: Toggle<Probing>,
+    /// Asks community nodes whether this node can be called.
+    probe: Toggle<Quiet<autonat::v2::client::Behaviour>>,
 }
 
 /// What the behaviours tell the driver.
@@ -91,6 +96,7 @@ pub(super) enum Event {
     Relay(relay::Event),
     Circuit(relay::client::Event),
     Punch(dcutr::Event),
+    Probe(autonat::v2::client::Event),
     /// Nothing that anyone needs to know.
     Other,
 }
@@ -128,6 +134,18 @@ impl From<relay::client::Event> for Event {
 impl From<dcutr::Event> for Event {
     fn from(event: dcutr::Event) -> Self {
         Self::Punch(event)
+    }
+}
+
+impl From<autonat::v2::client::Event> for Event {
+    fn from(event: autonat::v2::client::Event) -> Self {
+        Self::Probe(event)
+    }
+}
+
+impl From<autonat::v2::server::Event> for Event {
+    fn from(_: autonat::v2::server::Event) -> Self {
+        Self::Other
     }
 }
 
@@ -170,7 +188,10 @@ pub(super) fn build(key: &NodeKey, plan: Plan<'_>) -> Result<Swarm<Behaviour>, N
     };
     let by_circuit = role == Role::Personal && plan.reach >= Reach::Circuit;
     let (circuits, circuit) = by_circuit.then(|| relay::client::new(local)).unzip();
-    let punch = (by_circuit && plan.reach >= Reach::Direct).then(|| dcutr::Behaviour::new(local));
+    let directly = by_circuit && plan.reach >= Reach::Direct;
+    let punch = directly.then(|| dcutr::Behaviour::new(local));
+    let probe = directly.then(autonat::v2::client::Behaviour::default);
+    let probing = (role == Role::Community).then(Probing::default);
     let swarm = SwarmBuilder::with_existing_identity(key.keypair())
         .with_tokio()
         .with_quic_config(shrink_quic)
@@ -222,6 +243,8 @@ pub(super) fn build(key: &NodeKey, plan: Plan<'_>) -> Result<Swarm<Behaviour>, N
             relay: Toggle::from(relay),
             circuit: Toggle::from(circuit.map(Quiet)),
             punch: Toggle::from(punch),
+            probing: Toggle::from(probing),
+            probe: Toggle::from(probe.map(Quiet)),
         })
         .map_err(|error| setup(error.to_string()))?
         .with_swarm_config(shrink_swarm)

@@ -97,6 +97,24 @@ async fn counts_become(network: &Network, awaited: impl Fn(&Counts) -> bool) -> 
     seen.unwrap_or_else(|_| panic!("{:?}", network.counts()))
 }
 
+async fn members_meet_over(listen: &str) {
+    let secret = *NodeKey::generate().unwrap().secret();
+    let hub = Hub::start_at(secret, listen, true).await;
+    let mut ana = member(&hub, Reach::Circuit).await;
+    let mut ben = member(&hub, Reach::Circuit).await;
+    let to_ana = circuit_of(&mut ana).await;
+    let (up, down) = connect(&mut ben, &mut ana, &to_ana).await;
+    ben.network.send(up, vec![7; MAX_FRAME_BYTES]).unwrap();
+    assert_eq!(ana.frame(down).await.len(), MAX_FRAME_BYTES, "{listen}");
+}
+
+#[tokio::test]
+async fn members_meet_over_quic_and_over_both_families() {
+    for listen in [QUIC, "/ip6/::1/tcp/0", "/ip6/::1/udp/0/quic-v1"] {
+        members_meet_over(listen).await;
+    }
+}
+
 /// The library's own limits would have cut this circuit after 128 KiB.
 #[tokio::test]
 async fn a_circuit_carries_a_thousand_messages_each_way() {
@@ -292,6 +310,25 @@ async fn a_circuit_becomes_a_direct_connection_that_needs_nobody_between() {
     }
     gossip_flows(&ana, &mut ben, "try a").await;
     gossip_flows(&ben, &mut ana, "try b").await;
+}
+
+/// The community node calls back, and ends the call once it was answered.
+#[tokio::test]
+async fn a_member_who_can_be_called_learns_it_from_the_community_node() {
+    let hub = Hub::start().await;
+    let mut ana = member(&hub, Reach::Direct).await;
+    let straight_to_ana = ana
+        .until(|event| match event {
+            NetworkEvent::Listening { addr } => (!addr.contains("/p2p-circuit/")).then_some(addr),
+            _ => None,
+        })
+        .await;
+    counts_become(&ana.network, |counts| {
+        (counts.tcp + counts.quic, counts.reservations_held) == (1, 1)
+    })
+    .await;
+    let mut ben = Node::client();
+    connect(&mut ben, &mut ana, &straight_to_ana).await;
 }
 
 /// Who does not go so far is not led there by who does.
