@@ -732,7 +732,8 @@ impl Driver {
     }
 
     fn not_listening(&mut self, listener: ListenerId, address: Multiaddr, reason: &str) {
-        if self.place.silent.contains(&listener) {
+        // Circuits are told of by `tell_circuits`, also those whose listener is gone by now.
+        if self.place.silent.contains(&listener) || !address::is_machine(&address) {
             return;
         }
         let addr = address::with_peer(address, *self.swarm.local_peer_id());

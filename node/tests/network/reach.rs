@@ -97,6 +97,60 @@ async fn counts_become(network: &Network, awaited: impl Fn(&Counts) -> bool) -> 
     seen.unwrap_or_else(|_| panic!("{:?}", network.counts()))
 }
 
+/// An ordinary gossip hub with a hundred leaves delivered 60 % to them. A community node is none: what
+/// it hands on by links arrives, every time.
+#[tokio::test]
+async fn a_star_of_a_hundred_around_one_community_node_hears_everything() {
+    const LEAVES: usize = 100;
+    const MESSAGES: u32 = 20;
+    let (mut hub, addr) = Node::listen(Role::Community, TCP).await;
+    let leaves: Vec<_> = (0..LEAVES)
+        .map(|leaf_number| {
+            let addr = addr.clone();
+            tokio::spawn(async move {
+                let mut leaf = Node::client();
+                leaf.subscribe();
+                leaf.keep(&addr);
+                let (link, _, _) = leaf.link_up(LinkRole::Client).await;
+                leaf.network.send(link, b"here".to_vec()).unwrap();
+                assert_eq!(leaf.frame(link).await, b"all here");
+                for message in (0..MESSAGES).map(|n| n.to_be_bytes().repeat(256)) {
+                    match leaf_number {
+                        0 => leaf.network.send(link, message).unwrap(),
+                        _ => assert_eq!(leaf.frame(link).await, message),
+                    }
+                }
+                leaf
+            })
+        })
+        .collect();
+    let mut links = Vec::new();
+    while links.len() < LEAVES {
+        let link = hub.until(|event| match event {
+            NetworkEvent::Frame { link, .. } => Some(link),
+            _ => None,
+        });
+        links.push(link.await);
+    }
+    for link in &links {
+        hub.network.send(*link, b"all here".to_vec()).unwrap();
+    }
+    for _ in 0..MESSAGES {
+        let (from, bytes) = hub
+            .until(|event| match event {
+                NetworkEvent::Frame { link, bytes } => Some((link, bytes)),
+                _ => None,
+            })
+            .await;
+        for link in links.iter().filter(|link| **link != from) {
+            hub.network.send(*link, bytes.clone()).unwrap();
+        }
+    }
+    for leaf in leaves {
+        within(PATIENCE, leaf).await.unwrap();
+    }
+}
+
 async fn members_meet_over(listen: &str) {
     let secret = *NodeKey::generate().unwrap().secret();
     let hub = Hub::start_at(secret, listen, true).await;
