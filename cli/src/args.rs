@@ -72,6 +72,11 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Reach::Mailbox)]
     pub(crate) reach: Reach,
 
+    /// Look for members in the local network too, with --reach direct or --listen: everybody in that
+    /// network can see that this node is there
+    #[arg(long)]
+    pub(crate) lan: bool,
+
     /// Community node to use; may be given several times
     #[arg(long, value_name = "MULTIADDR")]
     pub(crate) community: Vec<String>,
@@ -283,7 +288,7 @@ mod tests {
              --community /ip4/127.0.0.1/tcp/1/p2p/x --api-port 0 --no-open",
             "up --reach mailbox",
             "up --reach circuit",
-            "up --reach direct --no-open",
+            "up --reach direct --lan --no-open",
             "community",
             "community --listen /ip4/127.0.0.1/tcp/0 --retention 30d",
             "status",

@@ -32,7 +32,8 @@
 //! community nodes, by *circuits* that these carry and cannot read; and, one step further, it
 //! punches holes: both ends of a circuit tell each other the addresses that they are seen at, dial at
 //! one moment, and drop the circuit once they are connected. For that they dial from the port that
-//! they listen on.
+//! they listen on. A node that was told to looks for members in the local network, and calls those
+//! whom it would call anyway.
 
 mod address;
 mod board;
@@ -43,6 +44,7 @@ mod frame;
 mod gossip;
 mod identity;
 mod keep;
+mod lan;
 mod link;
 mod muxer;
 mod outbox;
@@ -205,6 +207,9 @@ pub struct NetworkConfig {
     pub role: Role,
     /// How far a personal node goes to reach other members.
     pub reach: Reach,
+    /// Whether a personal node looks for members in the local network, and tells everybody there that
+    /// it is there. Of use only to a node that can be called.
+    pub lan: bool,
     /// Addresses at which others reach a community node, if they are not those that it listens on,
     /// such as `/dns4/example.org/tcp/4001`. Circuits through the node are told to begin there.
     pub external: Vec<String>,
@@ -221,6 +226,7 @@ impl NetworkConfig {
             listen: Vec::new(),
             role,
             reach: Reach::default(),
+            lan: false,
             external: Vec::new(),
             limits: NetworkLimits::of(role),
         }
@@ -454,6 +460,7 @@ impl Network {
             listen,
             role,
             reach,
+            lan,
             external,
             limits,
         } = config;
@@ -474,6 +481,7 @@ impl Network {
         let plan = Plan {
             role,
             reach,
+            lan,
             limits: &limits,
             accepts: !listen.is_empty() || reach >= Reach::Circuit,
             followed: followed.clone(),

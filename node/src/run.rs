@@ -47,6 +47,8 @@ pub struct PersonalConfig {
     pub listen: Vec<String>,
     /// How far the node goes to reach other members.
     pub reach: Reach,
+    /// Whether members are looked for in the local network, which shows this node there.
+    pub lan: bool,
     /// Multiaddrs of community nodes, each ending in `/p2p/…`.
     pub community: Vec<String>,
     /// Port of the local API on 127.0.0.1; 0 lets the system choose.
@@ -237,6 +239,7 @@ pub async fn community(
         role: network::Role::Community,
         listen,
         reach: Reach::Mailbox,
+        lan: false,
         community: Vec::new(),
     });
     let result = match started.await {
@@ -382,6 +385,7 @@ async fn open_vault(
         role: network::Role::Personal,
         listen: config.listen.clone(),
         reach: config.reach,
+        lan: config.lan,
         community: config.community.clone(),
     })
     .await
@@ -395,6 +399,7 @@ struct Start {
     role: network::Role,
     listen: Vec<String>,
     reach: Reach,
+    lan: bool,
     community: Vec<String>,
 }
 
@@ -404,6 +409,7 @@ async fn start(start: Start) -> Result<(Driver, Vec<String>), RunError> {
     let mut config = NetworkConfig::new(start.key, start.role);
     config.listen = start.listen;
     config.reach = start.reach;
+    config.lan = start.lan;
     let (network, mut events) = Network::start(config)?;
     for address in &start.community {
         network.keep_connected(address.clone())?;

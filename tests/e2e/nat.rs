@@ -10,7 +10,7 @@
 
 use std::time::Instant;
 
-use tests::halves::permitted;
+use tests::halves::{Place, permitted};
 use tests::kith::{Group, Joined};
 use tests::nat::{Nat, Street};
 use tests::process::{Community, Member};
@@ -41,11 +41,14 @@ impl Neighbours {
     /// Ana starts the group, and is the one who calls: Ben's node tells the group of itself when he joins.
     fn meet(ana: Nat, ben: Nat, reach: &str) -> Self {
         let street = Street::new(ana, ben);
+        let (at_ana, at_ben) = (street.first.place.clone(), street.second.place.clone());
+        Self::meet_at(street, &at_ana, &at_ben, reach)
+    }
+
+    fn meet_at(street: Street, at_ana: &Place, at_ben: &Place, reach: &str) -> Self {
         let community = Community::start_on_both(&street.open, Street::OPEN);
-        let start = |home: &tests::nat::Home, name| {
-            Member::start_reaching(&home.place, name, &community, reach)
-        };
-        let (ana, ben) = (start(&street.first, "Ana"), start(&street.second, "Ben"));
+        let start = |place, name| Member::start_reaching(place, name, &community, reach);
+        let (ana, ben) = (start(at_ana, "Ana"), start(at_ben, "Ben"));
         let group = ana.creates_group("Next door");
         let invite = ana.kith.invites(&group, &[]);
         let joined = ben.joins(&invite.link, JOIN_WAIT);
@@ -74,6 +77,21 @@ impl Neighbours {
             }
         });
         println!("connected, {way:?}, after {:?}", start.elapsed());
+    }
+
+    /// Waits until both have noticed that their connection is dead.
+    fn lose_each_other(&self) {
+        let start = Instant::now();
+        let mut alive = vec![&self.ana, &self.ben];
+        wait_explained("both have noticed", UNTIL_DELIVERED, || {
+            alive.retain(|member| connections(member) == (2, 0));
+            let waiting: Vec<_> = alive.iter().map(|member| &member.pseudonym).collect();
+            match waiting.is_empty() {
+                true => Ok(()),
+                false => Err(format!("{waiting:?} have not")),
+            }
+        });
+        println!("noticed after {:?}", start.elapsed());
     }
 
     /// One says something, and the other reads it.
@@ -105,9 +123,10 @@ fn restricted_routers_are_passed_and_a_new_address_is_survived() {
                 Neighbours::meet(Nat::AddressRestricted, Nat::AddressRestricted, "direct");
             two.are_connected(Way::Direct);
             two.street.first.moves();
-            // Nobody is told: the connections of before still look alive for a while.
-            two.is_heard(&two.ana, &two.ben, "From another address.");
+            // Nobody is told: the connections of before look alive for a while, and carry one way.
+            two.lose_each_other();
             two.are_connected(Way::Direct);
+            two.is_heard(&two.ben, &two.ana, "To another address.");
             two.community.node.kill();
             two.is_heard(&two.ana, &two.ben, "With nobody between us.");
             two.is_heard(&two.ben, &two.ana, "Nor back.");
@@ -167,6 +186,21 @@ fn who_wants_circuits_only_stays_on_one_where_a_hole_could_be_punched() {
             two.are_connected(Way::Circuit);
             two.is_heard(&two.ana, &two.ben, "Where I am is my affair.");
             assert_eq!([&two.ana, &two.ben].map(connections), [(1, 1); 2]);
+        },
+    );
+}
+
+#[test]
+fn two_in_one_home_find_each_other_in_their_network_if_they_look() {
+    permitted(
+        "two_in_one_home_find_each_other_in_their_network_if_they_look",
+        || {
+            let street = Street::new(Nat::Symmetric, Nat::Symmetric);
+            let (first, beside) = (street.first.place.clone(), street.beside.clone());
+            let mut two = Neighbours::meet_at(street, &first, &beside, "direct --lan");
+            two.are_connected(Way::Direct);
+            two.community.node.kill();
+            two.is_heard(&two.ana, &two.ben, "Across the table.");
         },
     );
 }

@@ -2,9 +2,9 @@
 //! namespaces, with nftables on the routers.
 //!
 //! ```text
-//! home ── router ──┐
-//! 192.168.1.2      ├── net ── open, 192.0.2.2
-//! home ── router ──┘
+//! home, 192.168.1.2 ── router ──┐
+//! beside, .3 ───────────┘        ├── net ── open, 192.0.2.2
+//! home, 192.168.1.2 ── router ──┘
 //! ```
 //!
 //! Both homes have the same private address, as homes do. What is made here goes away with [`Street`],
@@ -21,6 +21,8 @@ const OPEN: (&str, &str) = ("192.0.2.2", "192.0.2.1");
 const OUTSIDE: [&str; 2] = ["198.51.100", "203.0.113"];
 /// The address of every home, and of its router's inner side.
 const HOME: (&str, &str) = ("192.168.1.2", "192.168.1.1");
+/// The address of a second machine in the first home.
+const BESIDE: &str = "192.168.1.3";
 
 /// How a router lets packets in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +64,7 @@ impl Nat {
                 chain forward {{
                     type filter hook forward priority filter
                     policy drop
+                    iifname "lan" oifname "lan" accept
                     oifname "wan" update @contacted {{ ip daddr }} accept
                     ct state established,related accept
                     ct status dnat accept
@@ -125,6 +128,8 @@ pub struct Street {
     pub first: Home,
     /// Behind the second.
     pub second: Home,
+    /// In the first home, on the same local network.
+    pub beside: Place,
     /// Where a community node runs.
     pub open: Place,
     made: Made,
@@ -150,10 +155,13 @@ impl Street {
         forwards(&net);
         wire(&net, "open", &open, "wire", OPEN.1, OPEN.0);
         ip(&["-n", &open, "route", "add", "default", "via", OPEN.1]);
-        let mut home = |nat, at: usize| made.home(&net, nat, OUTSIDE[at]);
+        let first = made.home(&net, first, OUTSIDE[0]);
+        let second = made.home(&net, second, OUTSIDE[1]);
+        let beside = made.behind(&first.router, "beside", BESIDE);
         Self {
-            first: home(first, 0),
-            second: home(second, 1),
+            first,
+            second,
+            beside: Place::named(&beside),
             open: Place::named(&open),
             made,
         }
@@ -175,7 +183,7 @@ impl Made {
     }
 
     fn home(&mut self, net: &str, nat: Nat, outside: &'static str) -> Home {
-        let (router, home) = (self.add("router"), self.add("home"));
+        let router = self.add("router");
         let (own, gateway) = (format!("{outside}.2"), format!("{outside}.1"));
         let end = if outside == OUTSIDE[0] {
             "first"
@@ -183,9 +191,10 @@ impl Made {
             "second"
         };
         wire(net, end, &router, "wan", &gateway, &own);
-        wire(&router, "lan", &home, "wire", HOME.1, HOME.0);
         ip(&["-n", &router, "route", "add", "default", "via", &gateway]);
-        ip(&["-n", &home, "route", "add", "default", "via", HOME.1]);
+        ip(&["-n", &router, "link", "add", "lan", "type", "bridge"]);
+        address(&router, "lan", HOME.1);
+        let home = self.behind(&router, "home", HOME.0);
         forwards(&router);
         translates(&router, nat);
         Home {
@@ -194,6 +203,16 @@ impl Made {
             net: net.to_owned(),
             outside,
         }
+    }
+
+    /// Makes a machine on a router's local network.
+    fn behind(&mut self, router: &str, part: &str, own: &str) -> String {
+        let name = self.add(part);
+        link(router, part, &name, "wire");
+        ip(&["-n", router, "link", "set", part, "master", "lan", "up"]);
+        address(&name, "wire", own);
+        ip(&["-n", &name, "route", "add", "default", "via", HOME.1]);
+        name
     }
 }
 
@@ -207,14 +226,23 @@ impl Drop for Made {
 
 /// Joins two namespaces by a wire whose ends have these names and addresses.
 fn wire(one: &str, its: &str, other: &str, others: &str, its_ip: &str, others_ip: &str) {
+    link(one, its, other, others);
+    address(one, its, its_ip);
+    address(other, others, others_ip);
+}
+
+/// Joins two namespaces by a wire whose ends have these names.
+fn link(one: &str, its: &str, other: &str, others: &str) {
     ip(&[
         "-n", one, "link", "add", its, "type", "veth", "peer", "name", others, "netns", other,
     ]);
-    for (place, end, address) in [(one, its, its_ip), (other, others, others_ip)] {
-        let address = format!("{address}/24");
-        ip(&["-n", place, "address", "add", &address, "dev", end]);
-        ip(&["-n", place, "link", "set", end, "up"]);
-    }
+}
+
+/// Gives one end of a wire an address, and brings it up.
+fn address(place: &str, end: &str, own: &str) {
+    let own = format!("{own}/24");
+    ip(&["-n", place, "address", "add", &own, "dev", end]);
+    ip(&["-n", place, "link", "set", end, "up"]);
 }
 
 fn forwards(place: &str) {

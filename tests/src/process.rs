@@ -409,10 +409,11 @@ impl Member {
         member
     }
 
-    /// Makes a profile and starts a node in a place, that goes so far to reach other members.
+    /// Makes a profile and starts a node in a place, that goes so far to reach other members: the words
+    /// after `--reach`.
     pub fn start_reaching(place: &Place, name: &str, community: &Community, reach: &str) -> Self {
         let home = Home::new_in(name, place);
-        let more = ["--reach", reach];
+        let more: Vec<_> = ["--reach"].into_iter().chain(reach.split(' ')).collect();
         let mut member = Self::prepared(home, &format!("{name} of the test"), &[community], &more);
         member.node.start();
         member

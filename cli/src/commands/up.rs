@@ -55,6 +55,7 @@ pub(crate) fn run(cli: &Cli, args: &UpArgs, output: &mut Output) -> Result<(), C
         let config = PersonalConfig {
             profile: profile.clone(),
             listen: args.listen.clone(),
+            lan: args.lan,
             reach: match args.reach {
                 args::Reach::Mailbox => Reach::Mailbox,
                 args::Reach::Circuit => Reach::Circuit,

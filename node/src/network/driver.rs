@@ -17,6 +17,7 @@ use libp2p::{
     Multiaddr, PeerId, Swarm,
     core::{ConnectedPoint, transport::ListenerId},
     gossipsub::{self, IdentTopic, MessageAcceptance, TopicHash},
+    mdns,
     multiaddr::Protocol,
     ping, relay,
     swarm::{
@@ -99,6 +100,8 @@ pub(super) struct Driver {
     told: BTreeSet<String>,
     /// When each community node was last tried by QUIC.
     quic_tried: BTreeMap<PeerId, Instant>,
+    /// Where peers can be called in the local network; as many as `lan` remembers.
+    nearby: BTreeMap<PeerId, BTreeSet<Multiaddr>>,
     /// Peers that may use circuits through us.
     admitted: Admitted,
     /// Peers that have a place with us.
@@ -163,6 +166,7 @@ impl Driver {
             reservations: BTreeMap::new(),
             told: BTreeSet::new(),
             quic_tried: BTreeMap::new(),
+            nearby: BTreeMap::new(),
             admitted,
             reserved: BTreeSet::new(),
             counts: Counts::default(),
@@ -440,7 +444,9 @@ impl Driver {
                 let addresses = kept.addresses.iter();
                 addresses.filter_map(DialAddress::literal).collect()
             };
-            let addresses: Vec<Multiaddr> = self.kept.get(&peer).map(literal).unwrap_or_default();
+            let mut addresses: Vec<Multiaddr> =
+                self.kept.get(&peer).map(literal).unwrap_or_default();
+            addresses.extend(self.nearby.get(&peer).into_iter().flatten().cloned());
             if by_circuit && !addresses.is_empty() {
                 self.dial_beside(peer, addresses);
             }
@@ -451,7 +457,8 @@ impl Driver {
     fn plan_improvement(&mut self, peer: PeerId, wait: Duration) {
         let by_circuit = self.best(peer).is_some_and(|c| c.path == Path::Circuit);
         if let Some(kept) = self.kept.get_mut(&peer) {
-            let worth_it = by_circuit && !kept.is_by_circuit();
+            let named = !kept.is_by_circuit() || self.nearby.contains_key(&peer);
+            let worth_it = by_circuit && named;
             let spread = f64::from(chance()) / f64::from(u32::MAX);
             let wait = wait.mul_f64(0.5 + spread);
             kept.improve = worth_it.then(|| Instant::now() + wait);
@@ -545,6 +552,7 @@ impl Driver {
     /// Dials a peer at all of its addresses at once. If a circuit answers first, the others are tried
     /// again soon.
     fn call(&mut self, peer: PeerId, mut targets: Vec<Target>, failures: Vec<(String, String)>) {
+        targets.extend(self.nearby(peer));
         targets.extend(self.circuits_to(peer));
         if !targets.is_empty() {
             self.dial(peer, targets);
@@ -552,6 +560,44 @@ impl Driver {
             self.fail_all(peer, "no community node that leads to it is connected");
         } else {
             self.fail(peer, failures);
+        }
+    }
+
+    /// The addresses of a peer in the local network. They stand for the first that it is kept by.
+    fn nearby(&self, peer: PeerId) -> Vec<Target> {
+        let found = self.nearby.get(&peer).into_iter().flatten();
+        let kept = self.kept.get(&peer);
+        let first = kept.and_then(|kept| kept.addresses.first());
+        let target = |(address, first): (&Multiaddr, &DialAddress)| Target {
+            address: address::without_peer(address),
+            text: first.text.clone(),
+        };
+        found.zip(first.into_iter().cycle()).map(target).collect()
+    }
+
+    /// Somebody was found in the local network. Only who is kept is called.
+    fn on_lan(&mut self, event: mdns::Event) {
+        match event {
+            mdns::Event::Discovered(found) => {
+                for (peer, address) in found {
+                    let known = self.nearby.entry(peer).or_default();
+                    known.insert(address.clone());
+                    let far = self.best(peer).is_none_or(|c| c.path == Path::Circuit);
+                    if far && self.kept.contains_key(&peer) {
+                        self.dial_beside(peer, vec![address]);
+                    }
+                }
+            }
+            mdns::Event::Expired(gone) => {
+                for (peer, address) in gone {
+                    if let Some(known) = self.nearby.get_mut(&peer) {
+                        known.remove(&address);
+                        if known.is_empty() {
+                            self.nearby.remove(&peer);
+                        }
+                    }
+                }
+            }
         }
     }
 
@@ -807,6 +853,7 @@ impl Driver {
                 Ok(()) => {}
                 Err(error) => tracing::debug!(%error, "not to be called at one address"),
             },
+            Event::Lan(event) => self.on_lan(event),
             Event::Ping(_) | Event::Gossip(_) | Event::Circuit(_) | Event::Other => {}
         }
     }

@@ -11,7 +11,7 @@ use libp2p::{
         transport::{OptionalTransport, timeout::TransportTimeout},
         upgrade::Version,
     },
-    dcutr, identify, memory_connection_limits, noise, ping, quic, relay,
+    dcutr, identify, mdns, memory_connection_limits, noise, ping, quic, relay,
     swarm::{self, NetworkBehaviour, behaviour::toggle::Toggle},
     tcp,
 };
@@ -19,6 +19,7 @@ use libp2p::{
 use super::{
     NetworkError, NetworkLimits, NodeKey, Reach, Role,
     gossip::{self, Followed},
+    lan::Lan,
     muxer::{BoundedYamux, MAX_STREAMS},
     probing::Probing,
     quiet::Quiet,
@@ -86,6 +87,8 @@ pub(super) struct Behaviour {
     probing: Toggle<Probing>,
     /// Asks community nodes whether this node can be called.
     probe: Toggle<Quiet<autonat::v2::client::Behaviour>>,
+    /// Looks for members in the local network.
+    lan: Toggle<Lan>,
 }
 
 /// What the behaviours tell the driver.
@@ -97,6 +100,7 @@ pub(super) enum Event {
     Circuit(relay::client::Event),
     Punch(dcutr::Event),
     Probe(autonat::v2::client::Event),
+    Lan(mdns::Event),
     /// Nothing that anyone needs to know.
     Other,
 }
@@ -137,6 +141,12 @@ impl From<dcutr::Event> for Event {
     }
 }
 
+impl From<mdns::Event> for Event {
+    fn from(event: mdns::Event) -> Self {
+        Self::Lan(event)
+    }
+}
+
 impl From<autonat::v2::client::Event> for Event {
     fn from(event: autonat::v2::client::Event) -> Self {
         Self::Probe(event)
@@ -165,6 +175,8 @@ impl From<Infallible> for Event {
 pub(super) struct Plan<'a> {
     pub role: Role,
     pub reach: Reach,
+    /// Whether members are looked for in the local network.
+    pub lan: bool,
     pub limits: &'a NetworkLimits,
     /// Whether mailbox streams are accepted.
     pub accepts: bool,
@@ -191,6 +203,10 @@ pub(super) fn build(key: &NodeKey, plan: Plan<'_>) -> Result<Swarm<Behaviour>, N
     let directly = by_circuit && plan.reach >= Reach::Direct;
     let punch = directly.then(|| dcutr::Behaviour::new(local));
     let probe = directly.then(autonat::v2::client::Behaviour::default);
+    let lan = (role == Role::Personal && plan.lan)
+        .then(|| Lan::new(local))
+        .transpose()
+        .map_err(|error| setup(format!("cannot look into the local network: {error}")))?;
     let probing = (role == Role::Community).then(Probing::default);
     let swarm = SwarmBuilder::with_existing_identity(key.keypair())
         .with_tokio()
@@ -245,6 +261,7 @@ pub(super) fn build(key: &NodeKey, plan: Plan<'_>) -> Result<Swarm<Behaviour>, N
             punch: Toggle::from(punch),
             probing: Toggle::from(probing),
             probe: Toggle::from(probe.map(Quiet)),
+            lan: Toggle::from(lan),
         })
         .map_err(|error| setup(error.to_string()))?
         .with_swarm_config(shrink_swarm)
