@@ -21,13 +21,13 @@ use tokio::{
 
 use crate::{
     api::{
-        self, Answer, ApiConfig, ApiError, EndpointError, Handle, NodeStatus, Reply, Request,
-        Requests, Role, Secret, ServeError, Serving, VaultState,
+        self, Answer, ApiConfig, ApiError, Connections, EndpointError, Handle, NodeStatus, Reply,
+        Request, Requests, Role, Secret, ServeError, Serving, VaultState,
     },
     community::{Config, DiskWatch, Metrics, Timings},
     driver::{self, Driver, Ended, Operating, Parts, Setting},
     lock::{LockError, ProfileLock},
-    network::{self, Network, NetworkConfig, NetworkError, NetworkEvent, NodeKey, Peer},
+    network::{self, Network, NetworkConfig, NetworkError, NetworkEvent, NodeKey, Peer, Reach},
     profile::{self, ProfileError, STORE_DIR},
     records::{Records, RecordsError},
     store::{Store, StoreError},
@@ -45,6 +45,10 @@ pub struct PersonalConfig {
     pub profile: PathBuf,
     /// Multiaddrs to listen on; with none, nobody can connect to the node.
     pub listen: Vec<String>,
+    /// How far the node goes to reach other members.
+    pub reach: Reach,
+    /// Whether members are looked for in the local network, which shows this node there.
+    pub lan: bool,
     /// Multiaddrs of community nodes, each ending in `/p2p/…`.
     pub community: Vec<String>,
     /// Port of the local API on 127.0.0.1; 0 lets the system choose.
@@ -327,6 +331,8 @@ async fn community_once(
         key,
         role: network::Role::Community,
         listen: config.listen.clone(),
+        reach: Reach::Mailbox,
+        lan: false,
         community: peers,
     })
     .await?;
@@ -483,6 +489,7 @@ fn locked_status(config: &PersonalConfig) -> NodeStatus {
         vault,
         community: Vec::new(),
         listening: Vec::new(),
+        connections: Connections::default(),
         groups: 0,
     }
 }
@@ -513,6 +520,8 @@ async fn open_vault(
         key,
         role: network::Role::Personal,
         listen: config.listen.clone(),
+        reach: config.reach,
+        lan: config.lan,
         community: config.community.clone(),
     })
     .await
@@ -525,6 +534,8 @@ struct Start {
     key: NodeKey,
     role: network::Role,
     listen: Vec<String>,
+    reach: Reach,
+    lan: bool,
     community: Vec<String>,
 }
 
@@ -533,6 +544,8 @@ async fn start(start: Start) -> Result<(Driver, Vec<String>), RunError> {
     let expected = start.listen.len();
     let mut config = NetworkConfig::new(start.key, start.role);
     config.listen = start.listen;
+    config.reach = start.reach;
+    config.lan = start.lan;
     let (network, mut events) = Network::start(config)?;
     let (early, listening) = await_addresses(&mut events, expected).await;
     let parts = Parts {
