@@ -43,7 +43,7 @@ pub use reply::{
     LogChange, LogEntry, Member, Members, NodeStatus, OpenLink, Problem, ProblemKind, Rejoin,
     Repair, Role, Settling, Status, Subject, VaultCreated, VaultState, short,
 };
-pub use report::{CommunityReport, DiskNow, DoneSince, HeldNow, Sight};
+pub use report::{CommunityReport, DiskNow, DoneSince, HeldNow, NetworkNow, Sight};
 pub use resolve::resolve;
 pub(crate) use routes::Reference;
 pub(crate) use server::Site;

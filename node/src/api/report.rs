@@ -19,6 +19,8 @@ pub struct CommunityReport {
     pub full: Option<String>,
     /// What it holds.
     pub held: HeldNow,
+    /// Its connections, and what it carries for others.
+    pub network: NetworkNow,
     /// What it did since it was started.
     pub done: DoneSince,
     /// The disk.
@@ -43,6 +45,36 @@ pub struct HeldNow {
     pub inboxes: u64,
     /// Mailbox links that are open.
     pub links: u64,
+}
+
+/// How a community node is connected, and what it carries between others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NetworkNow {
+    /// Connections over TCP.
+    pub tcp: u64,
+    /// Connections over QUIC.
+    pub quic: u64,
+    /// Nodes that can be called by a circuit through this one.
+    pub reservations: u64,
+    /// Circuits that it carries.
+    pub circuits: u64,
+    /// Reservations that were refused since it was started.
+    pub reservations_refused: u64,
+    /// Circuits that were refused since it was started.
+    pub circuits_refused: u64,
+}
+
+impl From<crate::network::Counts> for NetworkNow {
+    fn from(counts: crate::network::Counts) -> Self {
+        Self {
+            tcp: counts.tcp,
+            quic: counts.quic,
+            reservations: counts.reservations_given,
+            circuits: counts.circuits_carried,
+            reservations_refused: counts.reservations_refused,
+            circuits_refused: counts.circuits_refused,
+        }
+    }
 }
 
 /// What a community node did since it was started.
@@ -123,6 +155,11 @@ impl CommunityReport {
                 self.held.pins,
                 self.held.inboxes
             ),
+            format!(
+                "  {} nodes can be called by a circuit through it; it carries {} circuits, and sees who is connected with \
+                 whom by them, and how much they send.",
+                self.network.reservations, self.network.circuits
+            ),
         ];
         if let Some(sight) = &self.sight {
             said.extend(sight.sentences());
@@ -197,6 +234,14 @@ mod tests {
                 pins: 3,
                 inboxes: 1,
                 links: 2,
+            },
+            network: NetworkNow {
+                tcp: 2,
+                quic: 0,
+                reservations: 1,
+                circuits: 0,
+                reservations_refused: 0,
+                circuits_refused: 0,
             },
             done: DoneSince {
                 stored: 7,

@@ -148,7 +148,11 @@ fn unwell(error: &ApiError) -> Response {
 fn text(report: &CommunityReport, timings: &Timings) -> String {
     let mut registry = Registry::with_prefix("kith_community");
     let CommunityReport {
-        held, done, disk, ..
+        held,
+        network,
+        done,
+        disk,
+        ..
     } = report;
     for (name, help, value) in [
         ("links", "Mailbox links that are open", held.links),
@@ -157,6 +161,18 @@ fn text(report: &CommunityReport, timings: &Timings) -> String {
         ("topics", "Topics that have envelopes", held.topics),
         ("pins", "Topics that are pinned", held.pins),
         ("inboxes", "Pinned topics that are inboxes", held.inboxes),
+        ("tcp_connections", "Connections over TCP", network.tcp),
+        ("quic_connections", "Connections over QUIC", network.quic),
+        (
+            "reservations",
+            "Nodes that can be called by a circuit through this one",
+            network.reservations,
+        ),
+        (
+            "circuits",
+            "Circuits carried between others",
+            network.circuits,
+        ),
         ("store_bytes", "Size of the store on disk", disk.store_bytes),
         (
             "store_max_bytes",
@@ -210,6 +226,16 @@ fn text(report: &CommunityReport, timings: &Timings) -> String {
             "expired",
             "Envelopes deleted because their time was over",
             done.expired,
+        ),
+        (
+            "reservations_refused",
+            "Reservations that were refused",
+            network.reservations_refused,
+        ),
+        (
+            "circuits_refused",
+            "Circuits that were refused",
+            network.circuits_refused,
         ),
         (
             "received_bytes",

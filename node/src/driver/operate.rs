@@ -119,6 +119,7 @@ impl Driver {
                 inboxes: held.inboxes,
                 links: held.links,
             },
+            network: self.network.counts().into(),
             done: DoneSince {
                 stored: counts.stored,
                 confirmed: counts.confirmed,
