@@ -84,25 +84,49 @@ pub(crate) struct UpArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct CommunityArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<CommunityCommand>,
+
+    /// TOML file with the node's configuration; the environment and options are stronger
+    #[arg(long, env = "KITH_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
     /// Address to listen on; may be given several times
     #[arg(long, value_name = "MULTIADDR")]
     pub(crate) listen: Vec<String>,
-
-    /// How long messages are kept
-    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = span)]
-    pub(crate) retention: Duration,
 
     /// Another community node to keep shared topics equal with; may be given several times
     #[arg(long, value_name = "MULTIADDR")]
     pub(crate) peer: Vec<String>,
 
-    #[command(subcommand)]
-    pub(crate) choice: Option<ChoiceCommand>,
+    /// How long messages are kept [default: 30d]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) retention: Option<String>,
+
+    /// Serve metrics and health at this address of this computer, such as 127.0.0.1:9464
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) metrics: Option<String>,
+
+    /// Set any key of the configuration; may be given several times
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+
+    /// Check the configuration, print what would be in force, and end
+    #[arg(long)]
+    pub(crate) check_config: bool,
+
+    /// Print a configuration that explains every key and changes nothing, and end
+    #[arg(long, conflicts_with = "check_config")]
+    pub(crate) print_config: bool,
 }
 
+/// What to do about community nodes, other than to run one.
 #[derive(Debug, Subcommand)]
-pub(crate) enum ChoiceCommand {
+pub(crate) enum CommunityCommand {
+    /// Show what the running community node can see of those who use it, and what it cannot
+    Report,
     /// List the community nodes that your node uses for new groups
     List,
     /// Use another community node for new groups

@@ -15,7 +15,7 @@ mod up;
 
 use serde::Serialize;
 
-use crate::args::{Cli, Command};
+use crate::args::{Cli, Command, CommunityCommand};
 use crate::error::CliError;
 use crate::output::Output;
 
@@ -31,9 +31,9 @@ pub(crate) fn run(cli: Cli, output: &mut Output) -> Result<(), CliError> {
     match &cli.command {
         Command::Init(args) => init::run(&cli, args, output),
         Command::Up(args) => up::run(&cli, args, output),
-        Command::Community(args) => match &args.choice {
+        Command::Community(args) => match &args.command {
+            None | Some(CommunityCommand::Report) => community::run(&cli, args, output),
             Some(command) => choice::run(&cli, command, output),
-            None => community::run(&cli, args, output),
         },
         Command::Status => status::run(&cli, output),
         Command::Stop => stop::run(&cli, output),

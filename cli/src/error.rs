@@ -55,6 +55,11 @@ impl CliError {
         Self::new(Exit::Usage, "usage", message, hint)
     }
 
+    /// The configuration is not right.
+    pub(crate) fn config(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, "config", message, hint)
+    }
+
     /// No node is running; `hint` says how to start one.
     pub(crate) fn no_node(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::new(Exit::NoNode, "no_node", message, hint)

@@ -20,6 +20,7 @@ mod gate;
 mod guard;
 mod limits;
 mod reply;
+mod report;
 mod resolve;
 mod routes;
 mod server;
@@ -37,11 +38,12 @@ pub(crate) use guard::{browsers, cookie_name};
 pub use limits::*;
 pub use reply::{
     ChangeKind, CommunityLink, CommunityNodes, Delivery, Done, Entries, Entry, EntryKind,
-    GroupCreated, GroupDetail, GroupLog, GroupStanding, GroupSummary, Groups, Hold, Invite,
-    InviteCreated, Invites, Join, JoinState, JoinedGroup, Joins, LogChange, LogEntry, Member,
-    Members, NodeStatus, OpenLink, Problem, ProblemKind, Rejoin, Repair, Role, Settling, Status,
-    Subject, VaultCreated, VaultState, short,
+    GroupCreated, GroupDetail, GroupLog, GroupStanding, GroupSummary, Groups, Hold, HoldUp,
+    HoldUpCause, Invite, InviteCreated, Invites, Join, JoinState, JoinedGroup, Joins, LogChange,
+    LogEntry, Member, Members, NodeStatus, OpenLink, Problem, ProblemKind, Rejoin, Repair, Role,
+    Settling, Status, Subject, VaultCreated, VaultState, short,
 };
+pub use report::{CommunityReport, DiskNow, DoneSince, HeldNow, Sight};
 pub use resolve::resolve;
 pub(crate) use routes::Reference;
 pub(crate) use server::Site;
@@ -66,6 +68,12 @@ pub const REPLY_WAIT: Duration = Duration::from_secs(30);
 pub enum Request {
     /// Asks what the node is and does; answered by [`Reply::Status`], vault open or not.
     Status,
+    /// Asks what a community node does, holds and, with `sight`, can see; answered by
+    /// [`Reply::CommunityReport`].
+    CommunityReport {
+        /// Whether to go through everything that it can see of those who use it.
+        sight: bool,
+    },
     /// Asks the node to stop; answered by [`Reply::Done`] before it does.
     Stop,
     /// Makes the vault and opens it; answered by [`Reply::VaultCreated`].
@@ -259,6 +267,8 @@ pub enum Reply {
     Entries(Entries),
     /// A group's members, stewards first.
     Members(Members),
+    /// What a community node does, holds and can see.
+    CommunityReport(CommunityReport),
 }
 
 /// Something that changed, told to whoever listens (server-sent events of `GET /v1/events`).
@@ -433,6 +443,7 @@ reply!(
     Posted(Entry),
     Entries(Entries),
     Members(Members),
+    CommunityReport(CommunityReport),
 );
 
 #[cfg(test)]

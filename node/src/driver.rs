@@ -10,7 +10,9 @@
 
 mod chosen;
 mod effects;
+mod operate;
 mod parting;
+mod refusals;
 mod replies;
 
 use std::{
@@ -22,18 +24,24 @@ use kith_protocol::{
     envelope::Envelope,
     group::Group,
     id::{EnvelopeId, GroupId, MemberId, TopicId},
-    mailbox::{self, Mailbox, Policy, Side, Source},
+    mailbox::{self, Access, Mailbox, Policy, Side, Source},
     profile::{self, Command, Profile, Watched},
     time::{Span, Time},
     topic::RoutingKey,
 };
 use rand_core::OsRng;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
+pub(crate) use self::operate::Operating;
 use self::{
     chosen::Chosen,
     effects::{Effect, Outgoing},
+    operate::{Traffic, disk_seen},
     parting::Partings,
+    refusals::Refusals,
 };
 use crate::{
     api::{Answer, ApiError, NodeStatus, Request, Requests, Role, VaultState},
@@ -56,14 +64,40 @@ pub(crate) enum Ended {
     Stopped,
     /// Someone locked the vault; the answer is due once everything is closed.
     Locked(Answer),
+    /// Opening the store anew gives much space back.
+    Wasteful,
     /// The disk refused: nothing can be promised any more.
     Broken(RecordsError),
+}
+
+/// What the mailbox is set to.
+pub(crate) struct Setting {
+    /// What it takes and how long it keeps it.
+    pub policy: Policy,
+    /// Whom and what it serves.
+    pub access: Access,
+    /// The signed terms that it shows; empty for none.
+    pub terms: Vec<u8>,
+    /// What its operator needs, on a community node.
+    pub operating: Option<Operating>,
+}
+
+impl Setting {
+    /// A member's own mailbox.
+    pub(crate) fn personal() -> Self {
+        Self {
+            policy: Policy::personal(),
+            access: Access::default(),
+            terms: Vec::new(),
+            operating: None,
+        }
+    }
 }
 
 /// What a loop is started with.
 pub(crate) struct Parts {
     pub records: Records,
-    pub policy: Policy,
+    pub mailbox: Setting,
     /// The seed's profile, for a personal node.
     pub seed: Option<kith_protocol::identity::RootSeed>,
     pub network: Network,
@@ -80,6 +114,8 @@ struct OpenLink {
     peer: Peer,
     /// The community node's address that it serves; none if the peer opened it.
     address: Option<String>,
+    /// Since when it is up without that a topic has become equal at both ends.
+    unsynced: Option<Instant>,
 }
 
 /// To whom a topic is shown, by address.
@@ -89,6 +125,8 @@ struct Shown {
     to: BTreeSet<String>,
     /// These may keep it equal among themselves: the group's own community nodes.
     federation: BTreeSet<String>,
+    /// Whether what lies there waits for who may be away for long.
+    inbox: bool,
 }
 
 /// The loop and everything that it owns.
@@ -115,6 +153,11 @@ pub(crate) struct Driver {
     links: BTreeMap<u64, OpenLink>,
     /// Who confirmed to hold what this node sent, and until when.
     delivered: BTreeMap<EnvelopeId, BTreeMap<Vec<u8>, Time>>,
+    /// What community nodes do not take at the moment.
+    refusals: Refusals,
+    /// What the operator needs, on a community node.
+    operating: Option<Operating>,
+    traffic: Traffic,
     /// Stored envelopes to hand in again before the step ends.
     reopen: VecDeque<EnvelopeId>,
     listening: BTreeSet<String>,
@@ -128,7 +171,7 @@ impl Driver {
     pub(crate) fn new(parts: Parts) -> Result<Self, RecordsError> {
         let Parts {
             records,
-            policy,
+            mailbox: setting,
             seed,
             network,
             events,
@@ -136,7 +179,9 @@ impl Driver {
             community,
         } = parts;
         let (kept, pins) = records.mail()?;
-        let mut mailbox = Mailbox::restore(policy, kept, pins);
+        let mut mailbox = Mailbox::restore(setting.policy, kept, pins)
+            .with_access(setting.access)
+            .with_terms(setting.terms);
         let mut chosen = Chosen::default();
         let mut configured = community;
         if seed.is_some() {
@@ -161,6 +206,9 @@ impl Driver {
             direct: BTreeMap::new(),
             links: BTreeMap::new(),
             delivered: BTreeMap::new(),
+            refusals: Refusals::default(),
+            operating: setting.operating,
+            traffic: Traffic::default(),
             reopen: VecDeque::new(),
             listening: BTreeSet::new(),
             mailbox_timer: Some(Time::from_ms(0)),
@@ -181,6 +229,7 @@ impl Driver {
             driver.profile = Some(profile);
             driver.carry_out_profile(outputs, None)?;
         }
+        driver.follow_disk()?;
         driver.end_step()?;
         for event in early {
             driver.network_event(event)?;
@@ -218,8 +267,13 @@ impl Driver {
             _ = stop.wait_for(|stop| *stop) => ended = Some(Ended::Stopped),
             Some((request, answer)) = requests.next() => ended = self.request(request, answer)?,
             Some(event) = self.events.recv() => self.network_event(event)?,
+            () = disk_seen(&mut self.operating) => {
+                self.follow_disk()?;
+                ended = self.is_worth_compacting().then_some(Ended::Wasteful);
+            }
             () = sleep => self.timers()?,
         }
+        let begun = Instant::now();
         let mut inputs = 1;
         while ended.is_none() && inputs < TURN_INPUTS {
             if let Ok(event) = self.events.try_recv() {
@@ -233,10 +287,13 @@ impl Driver {
         }
         self.follow_watching()?;
         if self.effects.iter().any(Effect::needs_flush) {
+            let flushed = Instant::now();
             self.records.store().hard_flush().await?;
+            self.count_flush(flushed);
         }
         self.carry_out_effects(requests);
         self.pump_links();
+        self.count_turn(begun);
         Ok(ended)
     }
 
@@ -265,6 +322,12 @@ impl Driver {
                 return Ok(Some(Ended::Stopped));
             }
             Request::Lock if self.profile.is_some() => return Ok(Some(Ended::Locked(answer))),
+            Request::CommunityReport { sight } if self.operating.is_some() => {
+                let report = self.community_report(sight);
+                let report = report.ok_or_else(ApiError::not_community);
+                self.effects
+                    .push(Effect::Answer(answer, report.map(Into::into)));
+            }
             Request::Status => {
                 let status = self.status();
                 self.effects.push(Effect::Answer(answer, Ok(status.into())));
@@ -325,6 +388,7 @@ impl Driver {
                         id: link,
                         peer: peer.clone(),
                         address: addr,
+                        unsynced: (role == LinkRole::Client).then(Instant::now),
                     },
                 );
                 let own = self.network.local_peer();
@@ -352,6 +416,7 @@ impl Driver {
                 }
             }
             NetworkEvent::Frame { link, bytes } => {
+                self.traffic.received += bytes.len() as u64;
                 self.step_mailbox(mailbox::Input::Frame {
                     link: name(link),
                     bytes,
@@ -484,14 +549,27 @@ impl Driver {
                     if open.is_some_and(|open| self.partings.compared(topic, &open.peer)) {
                         self.watching_changed = true;
                     }
+                    self.count_sync(link);
                     self.hand_over(profile::Input::Synced { topic, server_now })?;
                 }
-                Output::Refused { why, id, .. } => {
-                    tracing::warn!(%why, envelope = id.is_some(), "a mailbox refused something");
+                Output::Refused {
+                    link,
+                    topic,
+                    id,
+                    why,
+                } => {
+                    tracing::debug!(%why, envelope = id.is_some(), "a mailbox refused something");
+                    self.refused(link, topic, why);
                 }
                 Output::Close { link, why } => {
                     tracing::info!(%why, "closing a link");
                     self.effects.push(Effect::Close(link));
+                }
+                Output::Policy { terms, .. } => {
+                    tracing::debug!(
+                        believed = terms.is_ok(),
+                        "a community node showed its policy"
+                    );
                 }
                 Output::Timer { at } => self.mailbox_timer = Some(at),
             }
@@ -570,10 +648,40 @@ impl Driver {
         self.carry_out_mailbox(outputs)
     }
 
+    /// Remembers what a community node does not take, so that the member can be told.
+    fn refused(&mut self, link: Option<mailbox::LinkId>, topic: TopicId, why: mailbox::Refusal) {
+        let open = link.and_then(|link| self.links.get(&link.0));
+        let Some(address) = open.and_then(|open| open.address.clone()) else {
+            return;
+        };
+        let now = now();
+        let watched = self.profile.iter().flat_map(|profile| profile.watched(now));
+        let mut of_topic = watched.filter(|watched| watched.routing.key().topic() == topic);
+        let group = of_topic.next().and_then(|watched| watched.group);
+        if self.refusals.note(&address, why, group, now) {
+            self.effects
+                .push(Effect::Notice(crate::api::Notice::NetworkChanged));
+        }
+    }
+
+    /// A community node took something: what it refused before does not hold any more.
+    fn taken_by(&mut self, server: &[u8]) {
+        let address = self.links.values().find_map(|link| {
+            let address = link.address.as_ref()?;
+            let peer = Peer::of_address(address)?;
+            (peer.as_bytes() == server).then(|| address.clone())
+        });
+        if address.is_some_and(|address| self.refusals.taken(&address)) {
+            self.effects
+                .push(Effect::Notice(crate::api::Notice::NetworkChanged));
+        }
+    }
+
     fn stored(&mut self, server: Vec<u8>, id: EnvelopeId, until: Time) -> Result<(), RecordsError> {
         if self.profile.is_none() {
             return Ok(()); // A community node waits for nobody's confirmation.
         }
+        self.taken_by(&server);
         self.delivered.entry(id).or_default().insert(server, until);
         self.effects.push(Effect::Delivered(id));
         self.hand_over(profile::Input::Stored { envelope: id })
@@ -617,7 +725,14 @@ impl Driver {
             to.extend(due);
             topics.insert(key.topic());
             addresses.extend(to.iter().cloned());
-            outputs.extend(self.follow_topic(key, Shown { to, federation }, compare));
+            // A topic that is no group's is an inbox: what lies there waits for who may be away.
+            let inbox = group.is_none();
+            let shown = Shown {
+                to,
+                federation,
+                inbox,
+            };
+            outputs.extend(self.follow_topic(key, shown, compare));
         }
         let gone: Vec<TopicId> = self
             .watched
@@ -673,6 +788,7 @@ impl Driver {
         let watch = || mailbox::Input::Watch {
             key: Box::new(key.clone()),
             shown_to: mailbox::Audience::Servers(peer_ids(&shown.to).collect()),
+            inbox: shown.inbox,
         };
         let servers = peer_ids(&shown.federation).collect();
         let federate = mailbox::Input::Federate { topic, servers };
@@ -735,7 +851,7 @@ impl Driver {
             } else {
                 VaultState::None
             },
-            community: self.community_links(self.community().iter()),
+            community: self.community_links(self.community().iter(), None),
             listening: self.listening.iter().cloned().collect(),
             groups: self
                 .profile

@@ -3,6 +3,7 @@
 #![deny(missing_docs)]
 
 pub mod api;
+pub mod community;
 mod driver;
 pub mod lock;
 pub mod network;

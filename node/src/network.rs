@@ -373,6 +373,15 @@ pub fn check_address(addr: &str) -> Result<(), NetworkError> {
     DialAddress::parse(addr).map(|_| ())
 }
 
+/// Checks an address to listen on, without doing anything.
+///
+/// # Errors
+///
+/// [`NetworkError::BadAddress`] says what is wrong with it.
+pub fn check_listen(addr: &str) -> Result<(), NetworkError> {
+    address::parse_listen(addr).map(|_| ())
+}
+
 /// The handle to a running network. Commands return at once; what comes of them is told by
 /// [`NetworkEvent`]s. Dropping it stops the network without waiting.
 pub struct Network {

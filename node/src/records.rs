@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kith_protocol::{
     envelope::stored_header,
     id::{EnvelopeId, TopicId},
-    mailbox::{Kept, Record},
+    mailbox::{Kept, PinKept, Record},
     profile::Kind,
     time::Time,
     vault::{Vault, VaultError},
@@ -58,8 +58,8 @@ pub(crate) struct Records {
     pending: BTreeMap<(u8, Vec<u8>), Option<Value>>,
 }
 
-/// Pinned topics, with when each pin lapses.
-pub(crate) type Pins = Vec<(TopicId, Time)>;
+/// Pinned topics, with what is known of each pin.
+pub(crate) type Pins = Vec<(TopicId, PinKept)>;
 
 /// A profile's records as they were read.
 pub(crate) type ProfileRecords = Vec<(Kind, Vec<u8>, Zeroizing<Vec<u8>>)>;
@@ -98,10 +98,11 @@ impl Records {
                 ((ENVELOPE, envelope.id().as_bytes().to_vec()), Some(value))
             }
             Record::Drop { id, .. } => ((ENVELOPE, id.as_bytes().to_vec()), None),
-            Record::Pin { topic, until } => (
-                (PIN, topic.as_bytes().to_vec()),
-                Some(until.as_ms().to_be_bytes().to_vec()),
-            ),
+            Record::Pin { topic, pin } => {
+                let mut value = pin.until.as_ms().to_be_bytes().to_vec();
+                value.push(u8::from(pin.inbox));
+                ((PIN, topic.as_bytes().to_vec()), Some(value))
+            }
             Record::Unpin { topic } => ((PIN, topic.as_bytes().to_vec()), None),
         };
         self.pending.insert(key, value.map(Zeroizing::new));
@@ -200,11 +201,8 @@ impl Records {
         let mut pins = Vec::new();
         for record in self.scan(PIN) {
             pins.extend(record?.and_then(|(key, value)| {
-                let until = u64::from_be_bytes(value.as_slice().try_into().ok()?);
-                Some((
-                    TopicId::from_bytes(key.try_into().ok()?),
-                    Time::from_ms(until),
-                ))
+                let pin = read_pin(&value)?;
+                Some((TopicId::from_bytes(key.try_into().ok()?), pin))
             }));
         }
         Ok((kept, pins))
@@ -254,6 +252,15 @@ impl Records {
     }
 }
 
+/// A pin's value: 8 bytes of its end (ms, big-endian), 1 byte whether it is of an inbox topic.
+fn read_pin(value: &[u8]) -> Option<PinKept> {
+    let (until, inbox) = value.split_first_chunk()?;
+    Some(PinKept {
+        until: Time::from_ms(u64::from_be_bytes(*until)),
+        inbox: inbox.first() == Some(&1),
+    })
+}
+
 fn read_kept(key: &[u8], value: &[u8]) -> Option<Kept> {
     let (head, envelope) = value.split_at_checked(ENVELOPE_HEAD)?;
     let (topic, bucket) = stored_header(envelope)?;
@@ -261,6 +268,7 @@ fn read_kept(key: &[u8], value: &[u8]) -> Option<Kept> {
         topic,
         bucket,
         id: EnvelopeId::from_bytes(key.try_into().ok()?),
+        len: envelope.len(),
         arrived: Time::from_ms(u64::from_be_bytes(head[..8].try_into().ok()?)),
         made_here: head[8] == 1,
     })

@@ -11,8 +11,8 @@ use std::{
 };
 
 use kith_protocol::{
-    mailbox::{Policy, limit::MAX_PEERS},
-    time::Span,
+    mailbox::{Terms, limit::MAX_PEERS},
+    time::Time,
     vault::{Vault, VaultError},
 };
 use tokio::{
@@ -25,18 +25,19 @@ use crate::{
         self, Answer, ApiConfig, ApiError, EndpointError, Handle, NodeStatus, Reply, Request,
         Requests, Role, Secret, ServeError, Serving, VaultState,
     },
-    driver::{Driver, Ended, Parts},
+    community::{Config, DiskWatch, Metrics, Timings},
+    driver::{self, Driver, Ended, Operating, Parts, Setting},
     lock::{LockError, ProfileLock},
     network::{self, Network, NetworkConfig, NetworkError, NetworkEvent, NodeKey, Peer},
     profile::{self, ProfileError, STORE_DIR},
-    records::Records,
-    store::Store,
+    records::{Records, RecordsError},
+    store::{Store, StoreError},
 };
 
 /// How long a node waits for its addresses before it says that it is ready.
 const LISTEN_WAIT: Duration = Duration::from_secs(10);
-/// Where a community node listens unless it is told otherwise.
-const COMMUNITY_LISTEN: [&str; 2] = ["/ip4/0.0.0.0/tcp/4001", "/ip4/0.0.0.0/udp/4001/quic-v1"];
+/// The first and the longest pause before a community node tries its store again.
+const RESTART_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// What a personal node is started with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,14 +59,10 @@ pub struct PersonalConfig {
 pub struct CommunityConfig {
     /// The profile directory; made with mode 0700 when it is not there.
     pub profile: PathBuf,
-    /// Multiaddrs to listen on; empty for TCP and QUIC on port 4001 of every address.
-    pub listen: Vec<String>,
     /// Port of the local API on 127.0.0.1; 0 lets the system choose.
     pub api_port: u16,
-    /// How long envelopes are kept, in milliseconds.
-    pub retention_ms: u64,
-    /// Multiaddrs of community nodes to keep topics equal with; one's own is left out.
-    pub peers: Vec<String>,
+    /// What its operator configured.
+    pub config: Config,
 }
 
 /// What a node tells while it starts, in this order.
@@ -136,6 +133,20 @@ pub enum RunError {
         /// What is wrong with it.
         cause: String,
     },
+    /// The system does not let metrics be served there.
+    #[error("cannot serve metrics on {address}: {source}")]
+    Metrics {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The store cannot be used.
+    #[error("{cause}")]
+    Store {
+        /// What happened.
+        cause: String,
+    },
     /// A fault of the node itself.
     #[error("the node ended: {cause}")]
     Internal {
@@ -157,7 +168,7 @@ pub async fn personal(
         network::check_address(address)?;
     }
     let _lock = lock(&config.profile)?;
-    let (serving, mut requests, mut stop) = serve(&config.profile, config.api_port).await?;
+    let (serving, mut requests, mut stop, _) = serve(&config.profile, config.api_port).await?;
     let result = personal_served(&config, &serving, &mut requests, &mut stop, &mut announce).await;
     close(serving, requests).await;
     result
@@ -200,7 +211,7 @@ async fn personal_served(
             },
         };
         match driver.run(requests, stop).await {
-            Ended::Stopped => return Ok(()),
+            Ended::Stopped | Ended::Wasteful => return Ok(()),
             Ended::Broken(error) => return Err(internal(error)),
             Ended::Locked(answer) => {
                 answer.give(Ok(api::Done {}.into()));
@@ -214,6 +225,9 @@ async fn personal_served(
 
 /// Runs a community node until it is asked to stop (API, Ctrl-C or SIGTERM).
 ///
+/// When its disk refuses, it starts again by itself, after a pause that grows: a full disk may be given
+/// room, and nobody need be there.
+///
 /// # Errors
 ///
 /// When it cannot start, or ends otherwise.
@@ -222,39 +236,143 @@ pub async fn community(
     mut announce: impl FnMut(Announce) + Send,
 ) -> Result<(), RunError> {
     let _lock = lock(&config.profile)?;
-    let key = profile::node_key(&config.profile)?;
-    let peers = other_peers(config.peers, &key)?;
-    let store = Store::open(&config.profile.join(STORE_DIR)).map_err(internal)?;
-    let (serving, mut requests, mut stop) = serve(&config.profile, config.api_port).await?;
-    let mut listen = config.listen;
-    if listen.is_empty() {
-        listen = COMMUNITY_LISTEN.map(String::from).to_vec();
+    let (serving, mut requests, mut stop, handle) = serve(&config.profile, config.api_port).await?;
+    let result = async {
+        let timings = Timings::default();
+        let _metrics = match config.config.metrics_listen {
+            None => None,
+            Some(address) => {
+                let served = Metrics::serve(address, handle, timings.clone()).await;
+                Some(served.map_err(|source| RunError::Metrics { address, source })?)
+            }
+        };
+        announce(Announce::Api(serving.origin()));
+        let since = driver::now();
+        let mut pause = RESTART_PAUSE.0;
+        loop {
+            let started = tokio::time::Instant::now();
+            let operating = (timings.clone(), since);
+            let run = community_once(&config, operating, &mut requests, &mut stop, &mut announce);
+            let error = match run.await {
+                Ok(Once::Stopped) => return Ok(()),
+                Ok(Once::Wasteful) => continue,
+                Err(error @ RunError::Store { .. }) => error,
+                Err(error) => return Err(error),
+            };
+            if started.elapsed() > RESTART_PAUSE.1 {
+                pause = RESTART_PAUSE.0;
+            }
+            tracing::error!(%error, pause_s = pause.as_secs(), "the store cannot be used; trying again");
+            if wait_apart(&error, pause, &mut requests, &mut stop).await {
+                return Ok(());
+            }
+            pause = (pause * 2).min(RESTART_PAUSE.1);
+        }
     }
-    let started = start(Start {
+    .await;
+    close(serving, requests).await;
+    result
+}
+
+/// Why a community node stopped serving.
+enum Once {
+    /// It was asked to.
+    Stopped,
+    /// Its store is to be opened anew, which gives space back.
+    Wasteful,
+}
+
+/// Runs a community node until it is asked to stop, or its disk refuses.
+async fn community_once(
+    config: &CommunityConfig,
+    (timings, since): (Timings, Time),
+    requests: &mut Requests,
+    stop: &mut watch::Receiver<bool>,
+    announce: &mut (impl FnMut(Announce) + Send),
+) -> Result<Once, RunError> {
+    let CommunityConfig {
+        profile, config, ..
+    } = config;
+    let key = profile::node_key(profile)?;
+    let peers = other_peers(config.peers.clone(), &key)?;
+    let dir = profile.join(STORE_DIR);
+    let store = {
+        let dir = dir.clone();
+        let opened = tokio::task::spawn_blocking(move || Store::open(&dir));
+        opened.await.map_err(internal)?.map_err(store_error)?
+    };
+    let (_watch, disk) = DiskWatch::start(
+        store.clone(),
+        dir,
+        config.store_max_bytes,
+        config.store_min_free,
+    )
+    .await
+    .map_err(store_error)?;
+    let policy = config.policy();
+    let terms = Terms::of(&config.operator, &config.contact, &policy, driver::now());
+    let operating = Operating {
+        disk,
+        timings,
+        since,
+        begun: tokio::time::Instant::now(),
+    };
+    let (driver, listening) = start(Start {
         records: Records::new(store, None),
-        policy: Policy::community(Span::from_ms(config.retention_ms)),
+        mailbox: Setting {
+            policy,
+            access: config.access(),
+            terms: terms.sign(key.secret()),
+            operating: Some(operating),
+        },
         seed: None,
         key,
         role: network::Role::Community,
-        listen,
+        listen: config.listen.clone(),
         community: peers,
-    });
-    let result = match started.await {
-        Ok((driver, listening)) => {
-            listening
-                .into_iter()
-                .for_each(|address| announce(Announce::Listening(address)));
-            announce(Announce::Api(serving.origin()));
-            announce(Announce::Ready);
-            match driver.run(&mut requests, &mut stop).await {
-                Ended::Broken(error) => Err(internal(error)),
-                Ended::Stopped | Ended::Locked(_) => Ok(()),
-            }
+    })
+    .await?;
+    listening
+        .into_iter()
+        .for_each(|address| announce(Announce::Listening(address)));
+    announce(Announce::Ready);
+    tracing::info!("the community node serves");
+    match driver.run(requests, stop).await {
+        Ended::Broken(RecordsError::Store(error)) => Err(store_error(error)),
+        Ended::Broken(error) => Err(internal(error)),
+        Ended::Wasteful => Ok(Once::Wasteful),
+        Ended::Stopped | Ended::Locked(_) => {
+            tracing::info!("the community node has stopped; all that it confirmed is on disk");
+            Ok(Once::Stopped)
         }
-        Err(error) => Err(error),
-    };
-    close(serving, requests).await;
-    result
+    }
+}
+
+/// Answers that the store cannot be used, for a while; tells whether the node is to stop.
+async fn wait_apart(
+    error: &RunError,
+    pause: Duration,
+    requests: &mut Requests,
+    stop: &mut watch::Receiver<bool>,
+) -> bool {
+    let until = tokio::time::sleep(pause);
+    tokio::pin!(until);
+    loop {
+        tokio::select! {
+            () = &mut until => return false,
+            _ = stop.wait_for(|stop| *stop) => return true,
+            request = requests.next() => match request {
+                Some((Request::Stop, answer)) => {
+                    answer.give(Ok(api::Done {}.into()));
+                    return true;
+                }
+                Some((_, answer)) => {
+                    answer.give(Err(ApiError::store_unavailable(error.to_string())));
+                }
+                None => return true,
+            },
+        }
+    }
 }
 
 /// The addresses of the peers, but for those of the node itself: operators may share one list.
@@ -392,7 +510,7 @@ async fn open_vault(
     let key = NodeKey::generate().map_err(internal)?;
     start(Start {
         records: Records::new(store, Some(vault)),
-        policy: Policy::personal(),
+        mailbox: Setting::personal(),
         seed: Some(seed),
         key,
         role: network::Role::Personal,
@@ -404,7 +522,7 @@ async fn open_vault(
 
 struct Start {
     records: Records,
-    policy: Policy,
+    mailbox: Setting,
     seed: Option<kith_protocol::identity::RootSeed>,
     key: NodeKey,
     role: network::Role,
@@ -421,7 +539,7 @@ async fn start(start: Start) -> Result<(Driver, Vec<String>), RunError> {
     let (early, listening) = await_addresses(&mut events, expected).await;
     let parts = Parts {
         records: start.records,
-        policy: start.policy,
+        mailbox: start.mailbox,
         seed: start.seed,
         network,
         events,
@@ -465,13 +583,13 @@ fn lock(profile: &Path) -> Result<ProfileLock, RunError> {
 async fn serve(
     profile: &Path,
     port: u16,
-) -> Result<(Serving, Requests, watch::Receiver<bool>), RunError> {
+) -> Result<(Serving, Requests, watch::Receiver<bool>, Handle), RunError> {
     let (handle, requests) = Handle::channel();
     let config = ApiConfig {
         port,
         profile: profile.to_owned(),
     };
-    let serving = api::serve(handle, config)
+    let serving = api::serve(handle.clone(), config)
         .await
         .map_err(|error| match error {
             ServeError::Listen { address, source } => RunError::Api { address, source },
@@ -491,7 +609,17 @@ async fn serve(
         // Kept until the node has ended: a closed channel would not read as a stop.
         sender.closed().await;
     });
-    Ok((serving, requests, stop))
+    Ok((serving, requests, stop, handle))
+}
+
+fn store_error(error: StoreError) -> RunError {
+    match error {
+        // Another node has it: it would not let go while we wait.
+        StoreError::InUse { .. } | StoreError::Damaged { .. } => internal(error),
+        error => RunError::Store {
+            cause: error.to_string(),
+        },
+    }
 }
 
 fn internal(error: impl std::fmt::Display) -> RunError {

@@ -23,8 +23,11 @@ mod index;
 pub mod limit;
 pub mod pin;
 mod policy;
+mod quota;
 mod reconcile;
 mod server;
+pub mod sight;
+pub mod terms;
 #[cfg(test)]
 mod tests;
 mod unverified;
@@ -38,12 +41,16 @@ use self::{
     federation::Delegation,
     index::{Entry, Index},
     limit::{CLOCK_STEP, MAX_DROPS, MAX_LINKS, MAX_PEER_ID, MAX_WATCHED, SWEEP_PAUSE},
+    quota::Usage,
     server::ServerLink,
+    sight::Counts,
 };
 pub use self::{
-    door::{Audience, CloseReason, Input, Kept, LinkId, Output, Record, Side, Source},
-    frame::{Carrier, Frame, FrameError, Refusal},
+    door::{Audience, CloseReason, Input, Kept, LinkId, Output, PinKept, Record, Side, Source},
+    frame::{Carrier, Frame, FrameError, Refusal, Scope},
     policy::Policy,
+    quota::{Access, Quotas, Rate, Room},
+    terms::{Held, Pace, Terms, TermsError},
 };
 use crate::{
     envelope::Envelope,
@@ -58,6 +65,7 @@ struct Watched {
     shown_to: Audience,
     /// The servers that may keep it equal among themselves.
     federation: BTreeSet<Vec<u8>>,
+    inbox: bool,
 }
 
 /// One node's mailbox: what it holds, whom it serves, and who serves it.
@@ -69,7 +77,19 @@ pub struct Mailbox {
     /// Topics that it no longer wants and whose envelopes are still to be dropped.
     unwatched: BTreeSet<TopicId>,
     /// Durable pins, on a community node only.
-    pins: BTreeMap<TopicId, Time>,
+    pins: BTreeMap<TopicId, PinKept>,
+    /// How many of them are of inbox topics.
+    inboxes: u64,
+    /// Whom and what it serves at all.
+    access: Access,
+    /// What clients and topics used of their rates.
+    usage: Usage,
+    /// Whether the disk has room for what is new.
+    open: bool,
+    /// What is answered to `ask_policy`.
+    terms: Vec<u8>,
+    /// What it did since it was started.
+    counts: Counts,
     /// Which served links have pinned a topic.
     audience: BTreeMap<TopicId, BTreeSet<LinkId>>,
     /// The community nodes that this one is linked to, by peer id.
@@ -94,6 +114,7 @@ struct News {
     topic: TopicId,
     bucket: Bucket,
     id: EnvelopeId,
+    size: u8,
     made_here: bool,
     /// The link that brought it.
     via: Option<LinkId>,
@@ -105,6 +126,7 @@ impl News {
             topic: envelope.topic(),
             bucket: envelope.bucket(),
             id: envelope.id(),
+            size: Entry::size_of(envelope.as_bytes().len()),
             made_here,
             via,
         }
@@ -122,13 +144,14 @@ impl Mailbox {
     pub fn restore(
         policy: Policy,
         kept: impl IntoIterator<Item = Kept>,
-        pins: impl IntoIterator<Item = (TopicId, Time)>,
+        pins: impl IntoIterator<Item = (TopicId, PinKept)>,
     ) -> Self {
         let index = Index::restore(kept.into_iter().map(|kept| {
             let entry = Entry {
                 bucket: kept.bucket,
                 arrived: kept.arrived.bucket(),
                 made_here: kept.made_here,
+                size: Entry::size_of(kept.len),
                 id: kept.id,
             };
             (kept.topic, entry)
@@ -140,7 +163,13 @@ impl Mailbox {
             index,
             watched: BTreeMap::new(),
             unwatched: BTreeSet::new(),
+            inboxes: pins.values().filter(|pin| pin.inbox).count() as u64,
             pins,
+            access: Access::default(),
+            usage: Usage::default(),
+            open: true,
+            terms: Vec::new(),
+            counts: Counts::default(),
             audience: BTreeMap::new(),
             peers: BTreeSet::new(),
             delegations: BTreeMap::new(),
@@ -150,6 +179,20 @@ impl Mailbox {
             timer: None,
             last: Time::from_ms(0),
         }
+    }
+
+    /// The same mailbox, serving only whom and what these lists permit. Before its first input.
+    #[must_use]
+    pub fn with_access(mut self, access: Access) -> Self {
+        self.access = access;
+        self
+    }
+
+    /// The same mailbox, showing these signed [`Terms`] to clients who ask.
+    #[must_use]
+    pub fn with_terms(mut self, signed: Vec<u8>) -> Self {
+        self.terms = signed;
+        self
     }
 
     /// How many envelopes are held.
@@ -192,7 +235,11 @@ impl Mailbox {
                     self.close(link, why, &mut out);
                 }
             }
-            Input::Watch { key, shown_to } => self.watch(*key, shown_to, &mut out),
+            Input::Watch {
+                key,
+                shown_to,
+                inbox,
+            } => self.watch(*key, shown_to, inbox, &mut out),
             Input::Federate { topic, servers } => self.federate(topic, servers, now, &mut out),
             Input::Unwatch { topic } => self.unwatch(topic, now, &mut out),
             Input::Keep { envelope, source } => self.keep(envelope, source, now, rng, &mut out),
@@ -202,6 +249,8 @@ impl Mailbox {
                 id,
                 carrier,
             } => self.lost(link, topic, id, carrier, &mut out),
+            Input::Room { open } => self.open = open,
+            Input::AskPolicy { link } => self.ask_policy(link, now, &mut out),
             Input::Tick => self.tick(now, &mut out),
         }
         self.pump(now, &mut out);
@@ -244,7 +293,13 @@ impl Mailbox {
                 let soon = self.policy.serves_any_topic();
                 self.servers.insert(link, ClientLink::new(server, soon));
             }
-            Side::Server => self.challenge(link, ServerLink::new(client, server), now, rng, out),
+            Side::Server if !self.access.admits(&client) => {
+                self.close(link, CloseReason::NotAdmitted, out);
+            }
+            Side::Server => {
+                let served = ServerLink::new(client, server, now);
+                self.challenge(link, served, now, rng, out);
+            }
         }
     }
 
@@ -266,6 +321,7 @@ impl Mailbox {
     }
 
     fn close(&mut self, link: LinkId, why: CloseReason, out: &mut Vec<Output>) {
+        self.counts.closed(why);
         self.forget(link);
         out.push(Output::Close { link, why });
     }
@@ -288,10 +344,11 @@ impl Mailbox {
         }
     }
 
-    fn watch(&mut self, key: RoutingKey, shown_to: Audience, out: &mut Vec<Output>) {
+    fn watch(&mut self, key: RoutingKey, shown_to: Audience, inbox: bool, out: &mut Vec<Output>) {
         let topic = key.topic();
         self.unwatched.remove(&topic);
         if let Some(watched) = self.watched.get_mut(&topic) {
+            watched.inbox = inbox;
             if watched.shown_to == shown_to {
                 return self.compare_again(&topic);
             }
@@ -312,6 +369,7 @@ impl Mailbox {
             key,
             shown_to,
             federation,
+            inbox,
         };
         self.watched.insert(topic, watched);
         self.pin_everywhere(topic, out);
@@ -362,13 +420,14 @@ impl Mailbox {
 
     /// Takes in an envelope that is not held yet; tells whether there was room.
     fn take(&mut self, envelope: Envelope, news: News, now: Time, out: &mut Vec<Output>) -> bool {
-        if self.index.len() >= self.policy.envelopes() {
+        if self.index.len() as u64 >= self.policy.quotas().total.envelopes {
             return false;
         }
         let entry = Entry {
             bucket: news.bucket,
             arrived: now.bucket(),
             made_here: news.made_here,
+            size: news.size,
             id: news.id,
         };
         self.index.insert(news.topic, entry);
@@ -426,7 +485,7 @@ impl Mailbox {
             match carrier {
                 Carrier::Push => served.cannot_push(),
                 Carrier::Put | Carrier::Deliver => {
-                    refuse(link, topic, Some(id), Refusal::Expired, out);
+                    self.refuse(link, topic, Some(id), Refusal::Expired, out);
                 }
             }
         }
@@ -446,10 +505,11 @@ impl Mailbox {
         let topics: Vec<TopicId> = self.index.topics().copied().collect();
         for topic in topics {
             let all = self.abandoned(&topic, now);
-            let policy = self.policy;
-            let drops = |entry: &Entry| all || policy.drops(entry, now);
+            let (policy, inbox) = (self.policy, self.is_inbox(&topic));
+            let drops = |entry: &Entry| all || policy.drops(entry, inbox, now);
             for (bucket, id) in self.index.sweep(&topic, budget, drops) {
                 budget -= 1;
+                self.counts.expired += 1;
                 out.push(Output::Persist(Record::Drop { topic, bucket, id }));
             }
         }
@@ -472,16 +532,21 @@ impl Mailbox {
             return false;
         }
         if self.policy.serves_any_topic() {
-            self.pins.get(topic).is_none_or(|until| *until <= now)
+            !self.access.serves(topic) || self.pins.get(topic).is_none_or(|pin| pin.until <= now)
         } else {
             self.unwatched.contains(topic)
         }
     }
 
     fn lapse_pins(&mut self, now: Time, out: &mut Vec<Output>) {
-        let lapsed = self.pins.iter().filter(|(_, until)| **until <= now);
+        let access = &self.access;
+        let lapsed = self
+            .pins
+            .iter()
+            .filter(|(topic, pin)| pin.until <= now || !access.serves(topic));
         for topic in lapsed.map(|(topic, _)| *topic).collect::<Vec<_>>() {
-            self.pins.remove(&topic);
+            let gone = self.pins.remove(&topic);
+            self.inboxes -= u64::from(gone.is_some_and(|pin| pin.inbox));
             for link in self.audience.remove(&topic).unwrap_or_default() {
                 if let Some(served) = self.served.get_mut(&link) {
                     served.unpin(&topic);
@@ -489,6 +554,27 @@ impl Mailbox {
             }
             out.push(Output::Persist(Record::Unpin { topic }));
         }
+    }
+
+    /// Whether a topic is an inbox topic: by our own word, or by the one who pinned it first.
+    fn is_inbox(&self, topic: &TopicId) -> bool {
+        match self.watched.get(topic) {
+            Some(watched) => watched.inbox,
+            None => self.pins.get(topic).is_some_and(|pin| pin.inbox),
+        }
+    }
+
+    /// Sends a refusal to a client.
+    fn refuse(
+        &mut self,
+        link: LinkId,
+        topic: TopicId,
+        id: Option<EnvelopeId>,
+        why: Refusal,
+        out: &mut Vec<Output>,
+    ) {
+        self.counts.refused(why);
+        send(link, &Frame::Refused { topic, id, why }, out);
     }
 
     fn sweep_later(&mut self, now: Time) {
@@ -509,15 +595,4 @@ impl Mailbox {
 fn send(link: LinkId, frame: &Frame, out: &mut Vec<Output>) {
     let frame = frame.encode();
     out.push(Output::Send { link, frame });
-}
-
-/// Sends a refusal to a client.
-fn refuse(
-    link: LinkId,
-    topic: TopicId,
-    id: Option<EnvelopeId>,
-    why: Refusal,
-    out: &mut Vec<Output>,
-) {
-    send(link, &Frame::Refused { topic, id, why }, out);
 }

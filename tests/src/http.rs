@@ -125,6 +125,11 @@ impl Api {
     }
 }
 
+/// Gets a path of any server on this machine, without a token.
+pub fn get(address: &str, path: &str) -> Reply {
+    Api::at(address, "").gets_with(path, &[])
+}
+
 impl Reply {
     /// The body, as JSON.
     pub fn json(&self) -> Value {

@@ -255,6 +255,17 @@ impl Node {
         );
     }
 
+    /// Asks the process to end by SIGTERM, and waits until it has ended without complaint.
+    pub fn terminate(&mut self) {
+        let mut running = self.take_running();
+        let told = process::Command::new("kill")
+            .args(["-TERM", &running.child.id().to_string()])
+            .status();
+        assert!(told.is_ok_and(|status| status.success()), "it can be told");
+        let status = running.wait_until_ended(&self.home.name);
+        assert!(status.success(), "{} ended with {status}", self.home.name);
+    }
+
     /// Ends the process by SIGKILL.
     pub fn kill(&mut self) {
         drop(self.take_running());
@@ -291,6 +302,13 @@ impl Node {
             .position(|argument| argument == option);
         let at = at.unwrap_or_else(|| panic!("no {option} in {:?}", self.arguments));
         value.clone_into(&mut self.arguments[at + 1]);
+    }
+
+    /// Gives the last value of the command line another one, for the starts to come.
+    pub fn replace_last_argument(&mut self, value: &str) {
+        if let Some(last) = self.arguments.last_mut() {
+            value.clone_into(last);
+        }
     }
 
     /// Starts the process without waiting; returns how much it had printed in earlier lives.
@@ -343,15 +361,26 @@ impl Community {
         self.node.start();
     }
 
+    /// Starts one with more options, such as `--set KEY=VALUE`.
+    pub fn start_with(more: &[&str]) -> Self {
+        let listen = format!("/ip4/127.0.0.1/tcp/{}", port_below_ephemeral());
+        Self::start_at_with(Home::new("the community"), &listen, more)
+    }
+
     fn start_at(home: Home, listen: &str) -> Self {
+        Self::start_at_with(home, listen, &[])
+    }
+
+    fn start_at_with(home: Home, listen: &str, more: &[&str]) -> Self {
         let passphrase = home.passphrase_file();
-        let arguments = [
+        let mut arguments = vec![
             "--passphrase-file",
             &passphrase,
             "community",
             "--listen",
             listen,
         ];
+        arguments.extend(more);
         let mut node = Node::new(home, &arguments);
         let printed = node.start();
         let address = printed

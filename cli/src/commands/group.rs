@@ -82,6 +82,9 @@ fn text(group: &GroupDetail) -> String {
             false => "not connected",
         };
         lines.push(format!("community  {} ({state})", link.address));
+        if let Some(hold_up) = &link.hold_up {
+            lines.push(format!("           {hold_up}"));
+        }
     }
     let you = match (group.standing, group.you.steward) {
         (GroupStanding::Member, true) => " (steward)",

@@ -42,6 +42,9 @@ fn text(status: &Status) -> String {
             false => "not connected",
         };
         lines.push(format!("community  {} ({state})", link.address));
+        if let Some(hold_up) = &link.hold_up {
+            lines.push(format!("           {hold_up}"));
+        }
     }
     printable(&lines.join("\n"))
 }

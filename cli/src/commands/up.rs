@@ -19,7 +19,7 @@ use crate::passphrase;
 const TRIES_MAX: usize = 3;
 
 /// What is logged unless `KITH_LOG` says otherwise: our own warnings.
-const LOG: &str = "kith=warn,kith_node=warn,kith_protocol=warn";
+pub(super) const LOG: &str = "kith=warn,kith_node=warn,kith_protocol=warn";
 
 /// One line of what a starting node tells.
 #[derive(Debug, Serialize)]
@@ -87,7 +87,7 @@ fn start(
         }
         tell(output, &said);
     };
-    block_on(run::personal(config, announce))?.map_err(|error| run_error(cli, error))
+    block_on(LOG, run::personal(config, announce))?.map_err(|error| run_error(cli, error))
 }
 
 /// Prints what a starting personal node tells.
@@ -107,8 +107,8 @@ fn tell(output: &mut Output, said: &Announce) {
 }
 
 /// Runs the node to its end, on as many threads as there are processors.
-pub(super) fn block_on<F: Future>(node: F) -> Result<F::Output, CliError> {
-    let filter = EnvFilter::try_from_env("KITH_LOG").unwrap_or_else(|_| EnvFilter::new(LOG));
+pub(super) fn block_on<F: Future>(log: &str, node: F) -> Result<F::Output, CliError> {
+    let filter = EnvFilter::try_from_env("KITH_LOG").unwrap_or_else(|_| EnvFilter::new(log));
     // An error means that logging is set up already: this is the second try of a passphrase.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -138,11 +138,16 @@ pub(super) fn run_error(cli: &Cli, error: RunError) -> CliError {
         RunError::AddressInvalid { .. } => {
             CliError::usage(message, "an address looks like /ip4/127.0.0.1/tcp/4001")
         }
-        RunError::Listen { .. } | RunError::Api { .. } => CliError::undone(
-            "listen",
-            message,
-            "choose another address or port; port 0 takes a free one",
-        ),
+        RunError::Listen { .. } | RunError::Api { .. } | RunError::Metrics { .. } => {
+            CliError::undone(
+                "listen",
+                message,
+                "choose another address or port; port 0 takes a free one",
+            )
+        }
+        RunError::Store { .. } => {
+            CliError::undone("store", message, "check the disk's health and free space")
+        }
         RunError::Endpoint(_) | RunError::Profile { .. } => {
             CliError::undone("profile", message, "check the profile directory")
         }

@@ -262,6 +262,24 @@ impl ApiError {
         )
     }
 
+    /// The node is a personal one.
+    pub fn not_community() -> Self {
+        Self::new(
+            ErrorCode::WrongRole,
+            "this is a personal node: it serves nobody but its groups",
+            "name the profile of a community node with --profile",
+        )
+    }
+
+    /// The disk does not take anything at the moment.
+    pub fn store_unavailable(cause: impl Into<String>) -> Self {
+        Self::new(
+            ErrorCode::StoreUnavailable,
+            cause,
+            "make room on the disk; the node tries again by itself",
+        )
+    }
+
     /// The node has too much to do.
     pub fn busy() -> Self {
         Self::new(

@@ -42,6 +42,53 @@ pub struct CommunityLink {
     pub address: String,
     /// Whether the node is connected to it now.
     pub connected: bool,
+    /// Why it does not take messages from this device at the moment; absent while it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_up: Option<HoldUp>,
+}
+
+/// Why a community node does not take messages from this device at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HoldUp {
+    /// Stable name of the cause.
+    pub cause: HoldUpCause,
+    /// When this device tries again.
+    pub retry_at: Moment,
+}
+
+/// Why a community node does not take messages. Stable names for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HoldUpCause {
+    /// It has taken as much from this device as it permits for now.
+    DeviceQuota,
+    /// It holds, or has lately taken, as much of the group as it permits.
+    GroupQuota,
+    /// It has too much to do for everybody.
+    NodeBusy,
+    /// It has no room.
+    NodeFull,
+}
+
+/// Says it in two plain sentences.
+impl fmt::Display for HoldUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.cause {
+            HoldUpCause::DeviceQuota => {
+                "A community node has taken as much from this device as it allows for now."
+            }
+            HoldUpCause::GroupQuota => {
+                "A community node has taken as much from this group as it allows for now."
+            }
+            HoldUpCause::NodeBusy => "A community node has too much to do at the moment.",
+            HoldUpCause::NodeFull => "A community node has no room at the moment.",
+        })?;
+        let at = self.retry_at.in_local_time("%-d %b, %H:%M");
+        write!(
+            f,
+            " What you write waits on this device and is sent again by itself after {at}."
+        )
+    }
 }
 
 /// Community nodes, in the order in which they were added.

@@ -24,10 +24,10 @@ use super::limits::{
 };
 use super::server::{Site, until_stopping};
 use super::{
-    ApiError, CommunityNodes, Done, Entries, EntriesQuery, Entry, ErrorBody, ErrorCode, GroupBody,
-    GroupCreated, GroupDetail, GroupLog, Groups, InviteBody, InviteCreated, Invites, Join,
-    JoinBody, JoinQuery, JoinState, Joins, Members, NodeBody, NodeStatus, Notice, OpenLink,
-    PassphraseBody, PostBody, RemoveBody, Repair, Request, Status, VaultCreated, guard,
+    ApiError, CommunityNodes, CommunityReport, Done, Entries, EntriesQuery, Entry, ErrorBody,
+    ErrorCode, GroupBody, GroupCreated, GroupDetail, GroupLog, Groups, InviteBody, InviteCreated,
+    Invites, Join, JoinBody, JoinQuery, JoinState, Joins, Members, NodeBody, NodeStatus, Notice,
+    OpenLink, PassphraseBody, PostBody, RemoveBody, Repair, Request, Status, VaultCreated, guard,
 };
 
 /// How often a silent event stream says that it is still there.
@@ -38,6 +38,7 @@ pub(crate) fn table() -> Vec<(&'static str, MethodRouter<Site>)> {
     vec![
         ("/v1/status", get(status)),
         ("/v1/stop", post(stop)),
+        ("/v1/community/report", get(community_report)),
         ("/v1/open", post(open)),
         ("/v1/vault", post(vault_create)),
         ("/v1/vault/unlock", post(vault_unlock)),
@@ -106,9 +107,10 @@ pub(crate) fn router(site: &Site) -> Router<Site> {
             Address and token lie in `api.json` in the node's profile."
     ),
     paths(
-        status, stop, open, vault_create, vault_unlock, vault_lock, group_list, group_new,
-        community_list, community_add, community_remove, group_community_list,
-        group_community_add, group_community_remove, group_show, group_leave, group_log, group_repair, entries, entry_new, member_list,
+        status, stop, community_report, open, vault_create, vault_unlock, vault_lock, group_list,
+        group_new, community_list, community_add, community_remove, group_community_list,
+        group_community_add, group_community_remove, group_show, group_leave, group_log,
+        group_repair, entries, entry_new, member_list,
         member_remove, member_promote, member_demote, invite_list, invite_new, invite_revoke,
         join_list, join_new, join_show, events, openapi
     ),
@@ -140,6 +142,14 @@ async fn status(State(site): State<Site>) -> Answered<Status> {
         api: site.origin(),
         node,
     }))
+}
+
+/// Tells what a community node does, holds and can see of those who use it.
+#[utoipa::path(get, path = "/v1/community/report", responses(
+    (status = 200, body = CommunityReport), (status = "default", body = ErrorBody)))]
+async fn community_report(State(site): State<Site>) -> Answered<CommunityReport> {
+    let request = Request::CommunityReport { sight: true };
+    site.ask(request).await.map(Json)
 }
 
 /// Stops the node.

@@ -161,6 +161,7 @@ impl Driver {
                 }
             },
         };
+        self.traffic.sent += frame.len() as u64;
         if let Err(error) = self.network.send(link, frame) {
             tracing::debug!(%error, "a frame was not sent");
         }

@@ -44,6 +44,7 @@ pub(super) enum Then {
 pub(super) fn ask(driver: &Driver, profile: &Profile, request: Request) -> Result<Asked, ApiError> {
     let reply = |reply: Reply| Ok(Asked::Reply(Box::new(reply)));
     match request {
+        Request::CommunityReport { .. } => Err(ApiError::not_community()),
         Request::Status
         | Request::Stop
         | Request::Lock
@@ -97,12 +98,13 @@ pub(super) fn ask(driver: &Driver, profile: &Profile, request: Request) -> Resul
             ))
         }
         Request::CommunityList => {
-            let community = driver.community_links(driver.configured.iter());
+            let community = driver.community_links(driver.configured.iter(), None);
             reply(api::CommunityNodes { community }.into())
         }
         Request::GroupCommunityList { group } => {
-            let policy = find(profile, &group)?.policy().ok_or_else(unexpected)?;
-            let community = driver.community_links(policy.community.iter());
+            let group = find(profile, &group)?;
+            let policy = group.policy().ok_or_else(unexpected)?;
+            let community = driver.community_links(policy.community.iter(), Some(group.id()));
             reply(api::CommunityNodes { community }.into())
         }
         Request::GroupCommunityAdd { group, address } => {
@@ -324,6 +326,7 @@ impl Driver {
     pub(super) fn community_links<'a>(
         &self,
         addresses: impl Iterator<Item = &'a String>,
+        group: Option<GroupId>,
     ) -> Vec<api::CommunityLink> {
         let connected = |address: &String| {
             self.links
@@ -334,6 +337,7 @@ impl Driver {
             .map(|address| api::CommunityLink {
                 address: address.clone(),
                 connected: connected(address),
+                hold_up: self.refusals.of(address, group, now()),
             })
             .collect()
     }
@@ -398,7 +402,7 @@ fn detail(driver: &Driver, group: &Group) -> Result<api::GroupDetail, ApiError> 
         rejoined: rejoined(group),
         members: group.roster().len() as u32,
         stewards: policy.stewards.len() as u32,
-        community: driver.community_links(policy.community.iter()),
+        community: driver.community_links(policy.community.iter(), Some(group.id())),
         you: member(group, &group.me()),
         standing: standing(group),
     })

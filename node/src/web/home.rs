@@ -21,6 +21,7 @@ struct Home {
     joins: Vec<Join>,
     connected: usize,
     community: usize,
+    hold_ups: Vec<api::HoldUp>,
     start: StartForm,
     start_problem: Option<ApiError>,
     join: JoinForm,
@@ -85,6 +86,11 @@ impl Home {
                 .collect(),
             connected: node.community.iter().filter(|link| link.connected).count(),
             community: node.community.len(),
+            hold_ups: node
+                .community
+                .iter()
+                .filter_map(|link| link.hold_up)
+                .collect(),
             start: StartForm::default(),
             start_problem: None,
             join: JoinForm {

@@ -221,6 +221,7 @@ impl Node {
         match request {
             Request::Status => Ok(self.status().into()),
             Request::Stop => Ok(Done {}.into()),
+            Request::CommunityReport { .. } => Err(ApiError::not_community()),
             _ if self.role == Role::Community => Err(ApiError::wrong_role()),
             Request::CreateVault { .. } if self.vault != VaultState::None => {
                 Err(ApiError::vault_exists())
@@ -595,6 +596,7 @@ fn link(address: &str) -> CommunityLink {
     CommunityLink {
         address: address.to_owned(),
         connected: true,
+        hold_up: None,
     }
 }
 

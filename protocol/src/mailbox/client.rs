@@ -54,6 +54,8 @@ pub(super) struct ClientLink {
     waiting_since: Option<Time>,
     /// When an id that another server owes us may be asked for here too.
     retry_fetch: Option<Time>,
+    /// Whether we wait for the server's policy.
+    asked_policy: bool,
 }
 
 /// What the server said first.
@@ -62,7 +64,6 @@ struct Challenge {
     nonce: Nonce,
     server_now: Time,
     heard: Time,
-    retention: Span,
 }
 
 struct Fetching {
@@ -93,6 +94,7 @@ impl ClientLink {
             unkept: 0,
             waiting_since: None,
             retry_fetch: None,
+            asked_policy: false,
         }
     }
 
@@ -163,6 +165,7 @@ impl ClientLink {
     fn is_owed(&self) -> bool {
         let owed = |track: &Track| matches!(track.phase, Phase::Pinning | Phase::Comparing);
         self.challenge.is_none()
+            || self.asked_policy
             || !self.unacked.is_empty()
             || !self.fetching.is_empty()
             || self.tracks.awake().any(|(_, track)| owed(track))
@@ -174,11 +177,8 @@ impl ClientLink {
     }
 
     /// How long the server holds an envelope of this hour.
-    fn held_until(&self, pinned: &Pinned, bucket: Bucket) -> Time {
-        let retention = self
-            .challenge
-            .map_or(Span::from_ms(0), |first| first.retention);
-        bucket.start().after(retention).min(pinned.until)
+    fn held_until(pinned: &Pinned, bucket: Bucket) -> Time {
+        bucket.start().after(pinned.retention).min(pinned.until)
     }
 
     /// Ends a topic's run: the server does not let us go on with it for now.

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::frame::{Carrier, FrameError, Refusal};
+use super::{
+    frame::{Carrier, FrameError, Refusal},
+    terms::{Terms, TermsError},
+};
 use crate::{
     envelope::Envelope,
     id::{EnvelopeId, TopicId},
@@ -86,6 +89,8 @@ pub enum Input {
         key: Box<RoutingKey>,
         /// Which servers it is shown to.
         shown_to: Audience,
+        /// Whether it is an inbox topic, of which envelopes are kept for longer.
+        inbox: bool,
     },
     /// These servers may keep a watched topic equal among themselves: each is let use it at the
     /// others, as far as it says that it is linked to them. Said again, replaces those before.
@@ -117,6 +122,17 @@ pub enum Input {
         id: EnvelopeId,
         /// As in the output.
         carrier: Carrier,
+    },
+    /// The disk has room again, or has none: without it nothing new is taken for others, and what is
+    /// held is served on.
+    Room {
+        /// Whether there is room. There is, until this is said.
+        open: bool,
+    },
+    /// Asks the server of a link for its policy; [`Output::Policy`] follows, or the link closes.
+    AskPolicy {
+        /// Which one.
+        link: LinkId,
     },
     /// The time of the last [`Output::Timer`] has come.
     Tick,
@@ -174,6 +190,15 @@ pub enum Output {
         /// What the server's clock shows.
         server_now: Time,
     },
+    /// A server has answered with its policy.
+    Policy {
+        /// On which link.
+        link: LinkId,
+        /// The server's peer id.
+        server: Vec<u8>,
+        /// What it promises, with its signature checked; or why it is not to be believed.
+        terms: Result<Box<Terms>, TermsError>,
+    },
     /// Something was not taken.
     Refused {
         /// Who refused: the server at the other end, or none if this mailbox did.
@@ -224,14 +249,23 @@ pub enum Record {
     Pin {
         /// Its topic.
         topic: TopicId,
-        /// When it lapses.
-        until: Time,
+        /// What is known of it.
+        pin: PinKept,
     },
     /// Delete this pin.
     Unpin {
         /// Its topic.
         topic: TopicId,
     },
+}
+
+/// A topic's durable pin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PinKept {
+    /// When it lapses.
+    pub until: Time,
+    /// Whether it is an inbox topic.
+    pub inbox: bool,
 }
 
 /// What the store tells of one envelope when a mailbox is restored.
@@ -243,6 +277,8 @@ pub struct Kept {
     pub bucket: Bucket,
     /// Its id.
     pub id: EnvelopeId,
+    /// Its length in bytes.
+    pub len: usize,
     /// When it came.
     pub arrived: Time,
     /// Whether it was made on this node.
@@ -294,6 +330,12 @@ pub enum CloseReason {
     /// Our own clock was set back, so that nothing that this link waits for has a sound time limit.
     #[error("our clock was set back")]
     ClockSetBack,
+    /// The operator does not serve this client.
+    #[error("the client is not one that is served here")]
+    NotAdmitted,
+    /// The client goes on although it was told again and again to wait.
+    #[error("the client goes on without heeding its quota")]
+    Flooding,
     /// We have as many links open as permitted.
     #[error("too many mailbox links are open")]
     TooManyLinks,

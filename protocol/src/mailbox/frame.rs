@@ -49,7 +49,7 @@ pub enum Frame {
         nonce: Nonce,
         /// The server's clock, in milliseconds since 1970.
         now: Time,
-        /// An envelope is held until its hour's start plus this many milliseconds.
+        /// An envelope is held until its hour's start plus this many milliseconds, on most topics.
         retention: Span,
     },
     /// Server, after its challenge and once, if there are any: the community nodes that it keeps
@@ -77,6 +77,8 @@ pub enum Frame {
         until: Time,
         /// As in `delegate`.
         proof: Proof,
+        /// Whether the holder keeps the topic as an inbox.
+        inbox: bool,
     },
     /// Client: holds, pushes and takes envelopes of this topic for me.
     Pin {
@@ -84,6 +86,8 @@ pub enum Frame {
         topic: TopicId,
         /// Shows that the client holds the topic's routing secret.
         proof: Proof,
+        /// An inbox topic: what lies there waits for somebody who may be away for long.
+        inbox: bool,
     },
     /// Server: the pin holds.
     Pinned {
@@ -93,6 +97,8 @@ pub enum Frame {
         until: Time,
         /// The first hour that is compared: the server drops older envelopes, or is about to.
         from: Bucket,
+        /// Envelopes of this topic are held until their hour's start plus this many milliseconds.
+        retention: Span,
     },
     /// Client: stop pushing this topic to me. Not answered.
     Unpin {
@@ -147,6 +153,10 @@ pub enum Frame {
         /// The topic.
         topic: TopicId,
     },
+    /// Client: show me what you promise. Answered by `policy`.
+    AskPolicy {},
+    /// Server: what it promises, signed (see [`super::terms`]); empty if it promises nothing.
+    Policy(#[serde(with = "serde_bytes")] Vec<u8>),
     /// Server: no.
     Refused {
         /// The topic that was pinned, compared, fetched from or put to.
@@ -187,15 +197,39 @@ pub enum Refusal {
     /// The server has no room for more envelopes, or for more topics.
     #[error("the mailbox is full")]
     Full,
-    /// The client has used up what the server grants it for now.
-    #[error("the mailbox's quota is used up")]
+    /// What the server grants for now is used up.
+    #[error("the mailbox's quota of {of} is used up for {retry_after_ms} ms")]
     Quota {
+        /// Whose share it is.
+        of: Scope,
         /// Try again after this many milliseconds.
         retry_after_ms: u64,
     },
     /// The server does not hold the fetched envelope, or no longer.
     #[error("the mailbox does not hold the envelope any more")]
     Expired,
+}
+
+/// Whose share of a server is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// That of the one who asked.
+    Client,
+    /// That of the topic, whoever used it.
+    Topic,
+    /// That of all together.
+    Node,
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Client => "the client",
+            Self::Topic => "the topic",
+            Self::Node => "all",
+        })
+    }
 }
 
 /// The kind of frame in which a stored envelope travels.

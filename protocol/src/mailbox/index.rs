@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use negentropy::{Bound, Error, Id, Item, NegentropyStorageBase};
 
 use crate::{
+    envelope::SIZES,
     id::{EnvelopeId, TopicId},
     time::Bucket,
 };
@@ -22,6 +23,8 @@ pub(super) struct Entry {
     pub(super) arrived: Bucket,
     /// Whether it was made on this node.
     pub(super) made_here: bool,
+    /// Its length, as a place in [`SIZES`].
+    pub(super) size: u8,
     /// Its id.
     pub(super) id: EnvelopeId,
 }
@@ -31,15 +34,29 @@ pub(super) struct Entry {
 pub(super) struct Index {
     logs: BTreeMap<TopicId, Log>,
     len: usize,
+    bytes: u64,
 }
 
-/// One topic's envelopes, sorted by [`Entry::key`], each id once.
+/// One topic's envelopes, sorted by [`Entry::key`], each id once; and their bytes.
 #[derive(Default)]
-struct Log(VecDeque<Entry>);
+struct Log(VecDeque<Entry>, u64);
 
-static EMPTY: Log = Log(VecDeque::new());
+static EMPTY: Log = Log(VecDeque::new(), 0);
 
 impl Entry {
+    /// The place of a length in [`SIZES`]; the last one for a length that no envelope has.
+    pub(super) fn size_of(len: usize) -> u8 {
+        let place = SIZES.iter().position(|size| *size >= len);
+        place.unwrap_or(SIZES.len() - 1) as u8
+    }
+
+    /// Its length in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        SIZES
+            .get(usize::from(self.size))
+            .map_or(0, |size| *size as u64)
+    }
+
     fn key(&self) -> (Bucket, EnvelopeId) {
         (self.bucket, self.id)
     }
@@ -52,21 +69,39 @@ impl Index {
         for (topic, entry) in entries {
             topics.entry(topic).or_default().push(entry);
         }
-        let mut len = 0;
+        let (mut len, mut bytes) = (0, 0);
         let mut logs = BTreeMap::new();
         for (topic, mut entries) in topics {
             entries.sort_unstable_by_key(Entry::key);
             entries.dedup_by_key(|entry| entry.key());
             entries.shrink_to_fit();
             len += entries.len();
-            logs.insert(topic, Log(entries.into()));
+            let held = entries.iter().map(Entry::bytes).sum();
+            bytes += held;
+            logs.insert(topic, Log(entries.into(), held));
         }
-        Self { logs, len }
+        Self { logs, len, bytes }
     }
 
     /// How many envelopes there are.
     pub(super) fn len(&self) -> usize {
         self.len
+    }
+
+    /// How many bytes all envelopes have.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// How many envelopes a topic has, and how many bytes they have.
+    pub(super) fn of_topic(&self, topic: &TopicId) -> (u64, u64) {
+        let log = self.logs.get(topic).unwrap_or(&EMPTY);
+        (log.0.len() as u64, log.1)
+    }
+
+    /// All envelopes of a topic, oldest hour first.
+    pub(super) fn entries(&self, topic: &TopicId) -> impl Iterator<Item = &Entry> {
+        self.logs.get(topic).unwrap_or(&EMPTY).0.iter()
     }
 
     /// The topics that have envelopes.
@@ -88,6 +123,8 @@ impl Index {
             Err(at) => {
                 log.make_room();
                 log.0.insert(at, entry);
+                log.1 += entry.bytes();
+                self.bytes += entry.bytes();
                 self.len += 1;
                 true
             }
@@ -102,7 +139,9 @@ impl Index {
         let Ok(at) = log.place(bucket, id) else {
             return false;
         };
-        log.0.remove(at);
+        let bytes = log.0.remove(at).as_ref().map_or(0, Entry::bytes);
+        log.1 -= bytes;
+        self.bytes -= bytes;
         self.len -= 1;
         if log.0.is_empty() {
             self.logs.remove(topic);
@@ -122,14 +161,18 @@ impl Index {
             return dropped;
         };
         if budget > 0 && log.0.iter().any(&mut drops) {
+            let mut bytes = 0;
             log.0.retain(|entry| {
                 let stays = dropped.len() >= budget || !drops(entry);
                 if !stays {
                     dropped.push(entry.key());
+                    bytes += entry.bytes();
                 }
                 stays
             });
             log.give_back_room();
+            log.1 -= bytes;
+            self.bytes -= bytes;
             self.len -= dropped.len();
         }
         if log.0.is_empty() {
@@ -275,6 +318,7 @@ mod tests {
             bucket: Bucket::from_hours(bucket),
             arrived: Bucket::from_hours(bucket),
             made_here: false,
+            size: byte % 8,
             id: EnvelopeId::of(&[byte]),
         }
     }
@@ -345,6 +389,21 @@ mod tests {
         assert!(index.sweep(&TOPIC, 1000, old).is_empty());
         index.sweep(&TOPIC, 1000, |_| true);
         assert_eq!((index.len(), index.topics().count()), (0, 0));
+        assert_eq!(index.bytes(), 0);
+    }
+
+    #[test]
+    fn bytes_are_those_of_the_entries_whatever_comes_and_goes() {
+        let mut index = filled();
+        let held = |index: &Index| index.entries(&TOPIC).map(Entry::bytes).sum::<u64>();
+        assert_eq!(index.of_topic(&TOPIC), (200, held(&index)));
+        index.insert(TOPIC, entry(3, 250));
+        index.insert(TOPIC, entry(3, 250));
+        let gone = entry(9 % 7, 9);
+        assert!(index.remove(&TOPIC, gone.bucket, &gone.id));
+        index.sweep(&TOPIC, 50, |entry| entry.bucket < Bucket::from_hours(3));
+        assert_eq!(index.of_topic(&TOPIC), (150, held(&index)));
+        assert_eq!(index.bytes(), held(&index));
     }
 
     #[test]

@@ -55,12 +55,24 @@ pub const MAX_ENVELOPES: usize = 1_000_000;
 /// Topics that a community node holds pins for, unless its policy says otherwise.
 pub const MAX_TOPICS: usize = 100_000;
 
+/// Clients, and topics, whose use of a server's rates is remembered; more share one account.
+pub const MAX_ACCOUNTS: usize = 2 * MAX_LINKS;
+/// Quota refusals in a row that a client may earn on a link before the link closes. An honest client
+/// waits after the first of each topic, and has [`MAX_UNACKED`] puts under way at most.
+pub const MAX_UNHEEDED: u32 = 1024;
+/// A signed policy, in bytes.
+pub const MAX_TERMS: usize = 4096;
+
 /// How long envelopes are kept, unless the policy says otherwise.
 pub const RETENTION: Span = Span::DAY.times(30);
+/// How long envelopes on inbox topics are kept, unless the policy says otherwise.
+pub const INBOX_RETENTION: Span = Span::DAY.times(90);
 /// The shortest retention that a policy may have.
 pub const MIN_RETENTION: Span = Span::DAY;
 /// How long a pin lasts.
 pub const PIN_LIFE: Span = Span::DAY.times(30);
+/// How long a pin of an inbox topic lasts: what lies there must outlast those who are away.
+pub const INBOX_PIN_LIFE: Span = INBOX_RETENTION;
 /// How far an envelope's hour may lie ahead of the server's clock.
 pub const FUTURE_SLACK: Span = Span::HOUR.times(2);
 /// Hours at the old end of what a server holds that are no longer compared, since the two clocks,

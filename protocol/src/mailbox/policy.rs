@@ -6,9 +6,10 @@
 use super::{
     index::Entry,
     limit::{
-        FUTURE_SLACK, MAX_ENVELOPES, MAX_TOPICS, MIN_RETENTION, PERSONAL_GRACE, RETENTION,
-        WINDOW_SLACK,
+        FUTURE_SLACK, INBOX_PIN_LIFE, INBOX_RETENTION, MIN_RETENTION, PERSONAL_GRACE, PIN_LIFE,
+        RETENTION, WINDOW_SLACK,
     },
+    quota::{Quotas, Room},
 };
 use crate::time::{Bucket, Span, Time};
 
@@ -17,8 +18,8 @@ use crate::time::{Bucket, Span, Time};
 pub struct Policy {
     role: Role,
     retention: Span,
-    envelopes: usize,
-    topics: usize,
+    inbox_retention: Span,
+    quotas: Quotas,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,66 +34,95 @@ impl Policy {
         Self {
             role: Role::Personal,
             retention: RETENTION,
-            envelopes: MAX_ENVELOPES,
-            topics: MAX_TOPICS,
+            inbox_retention: INBOX_RETENTION,
+            quotas: Quotas::personal(),
         }
     }
 
     /// The policy of a community node: serves every topic that a client proves.
     ///
-    /// A retention below [`MIN_RETENTION`] becomes that.
+    /// A retention below [`MIN_RETENTION`] becomes that; inbox topics are kept at least as long.
     pub const fn community(retention: Span) -> Self {
+        let retention = longer(retention, MIN_RETENTION);
         Self {
             role: Role::Community,
-            retention: if retention.as_ms() < MIN_RETENTION.as_ms() {
-                MIN_RETENTION
-            } else {
-                retention
-            },
-            envelopes: MAX_ENVELOPES,
-            topics: MAX_TOPICS,
+            retention,
+            inbox_retention: longer(INBOX_RETENTION, retention),
+            quotas: Quotas::community(),
         }
     }
 
-    /// The same policy with room for this many envelopes and this many pinned topics.
-    pub const fn with_room(self, envelopes: usize, topics: usize) -> Self {
+    /// The same policy with this retention for inbox topics, at least that of others.
+    pub const fn with_inbox_retention(self, inbox_retention: Span) -> Self {
         Self {
-            envelopes,
-            topics,
+            inbox_retention: longer(inbox_retention, self.retention),
             ..self
         }
     }
 
-    /// How long after its hour's start an envelope is held.
-    pub const fn retention(&self) -> Span {
-        self.retention
+    /// The same policy with these quotas.
+    pub const fn with_quotas(self, quotas: Quotas) -> Self {
+        Self { quotas, ..self }
+    }
+
+    /// The same policy with room for this many envelopes and this many pinned topics.
+    pub const fn with_room(self, envelopes: usize, topics: usize) -> Self {
+        let quotas = Quotas {
+            total: Room {
+                envelopes: envelopes as u64,
+                ..self.quotas.total
+            },
+            topics: topics as u64,
+            ..self.quotas
+        };
+        Self { quotas, ..self }
+    }
+
+    /// How long after its hour's start an envelope is held, on an inbox topic or on another.
+    pub const fn retention(&self, inbox: bool) -> Span {
+        if inbox {
+            self.inbox_retention
+        } else {
+            self.retention
+        }
+    }
+
+    /// What topics, clients and all together may use.
+    pub const fn quotas(&self) -> &Quotas {
+        &self.quotas
+    }
+
+    /// What one topic may hold.
+    pub(super) fn room(&self, inbox: bool) -> Room {
+        if inbox {
+            self.quotas.inbox
+        } else {
+            self.quotas.topic
+        }
+    }
+
+    /// How long a pin lasts.
+    pub(super) fn pin_life(&self, inbox: bool) -> Span {
+        if inbox { INBOX_PIN_LIFE } else { PIN_LIFE }
     }
 
     pub(super) fn serves_any_topic(&self) -> bool {
         self.role == Role::Community
     }
 
-    pub(super) fn envelopes(&self) -> usize {
-        self.envelopes
-    }
-
-    pub(super) fn topics(&self) -> usize {
-        self.topics
-    }
-
     /// The oldest and newest hour that a put may have.
-    pub(super) fn takes(&self, bucket: Bucket, now: Time) -> bool {
-        bucket >= oldest(self.retention, now) && bucket <= now.after(FUTURE_SLACK).bucket()
+    pub(super) fn takes(&self, bucket: Bucket, inbox: bool, now: Time) -> bool {
+        bucket >= self.oldest(inbox, now) && bucket <= now.after(FUTURE_SLACK).bucket()
     }
 
     /// The oldest hour that is served.
-    pub(super) fn oldest(&self, now: Time) -> Bucket {
-        oldest(self.retention, now)
+    pub(super) fn oldest(&self, inbox: bool, now: Time) -> Bucket {
+        oldest(self.retention(inbox), now)
     }
 
     /// The oldest hour that is compared.
-    pub(super) fn window(&self, now: Time) -> Bucket {
-        later(self.oldest(now), WINDOW_SLACK)
+    pub(super) fn window(&self, inbox: bool, now: Time) -> Bucket {
+        later(self.oldest(inbox, now), WINDOW_SLACK)
     }
 
     /// Tells whether the record is to be dropped.
@@ -100,14 +130,25 @@ impl Policy {
     /// A community node drops by the envelope's hour alone. A personal node counts from the hour
     /// or the arrival, whichever is later: a member who comes back after weeks keeps what they
     /// then receive, even when their own clock is wrong.
-    pub(super) fn drops(&self, entry: &Entry, now: Time) -> bool {
+    pub(super) fn drops(&self, entry: &Entry, inbox: bool, now: Time) -> bool {
         match self.role {
-            Role::Community => entry.bucket < self.oldest(now),
+            Role::Community => entry.bucket < self.oldest(inbox, now),
             Role::Personal => {
                 let counted_from = entry.bucket.max(entry.arrived).start();
-                counted_from.after(self.retention).after(PERSONAL_GRACE) <= now
+                counted_from
+                    .after(self.retention(inbox))
+                    .after(PERSONAL_GRACE)
+                    <= now
             }
         }
+    }
+}
+
+const fn longer(one: Span, other: Span) -> Span {
+    if one.as_ms() < other.as_ms() {
+        other
+    } else {
+        one
     }
 }
 
@@ -141,8 +182,11 @@ mod tests {
     fn what_is_compared_stays_servable_for_another_hour() {
         let policy = Policy::community(RETENTION);
         let now = Time::from_ms(1_700_000_000_123);
-        assert!(policy.oldest(now.after(Span::HOUR)) <= policy.window(now));
-        assert!(policy.takes(policy.window(now), now.after(Span::HOUR)));
+        for inbox in [false, true] {
+            let window = policy.window(inbox, now);
+            assert!(policy.oldest(inbox, now.after(Span::HOUR)) <= window);
+            assert!(policy.takes(window, inbox, now.after(Span::HOUR)));
+        }
     }
 
     #[test]
@@ -154,13 +198,28 @@ mod tests {
             bucket: now.after(FUTURE_SLACK).bucket(),
             arrived: now.bucket(),
             made_here: false,
+            size: 0,
             id: crate::id::EnvelopeId::from_bytes([0; 32]),
         };
-        let mut at = now;
-        while !personal.drops(&entry, at) {
-            at = at.after(Span::HOUR);
+        for inbox in [false, true] {
+            let mut at = now;
+            while !personal.drops(&entry, inbox, at) {
+                at = at.after(Span::HOUR);
+            }
+            assert!(server.window(inbox, at) > entry.bucket);
+            assert!(server.window(inbox, at.before(Span::HOUR.times(12))) > entry.bucket);
         }
-        assert!(server.window(at) > entry.bucket);
-        assert!(server.window(at.before(Span::HOUR.times(12))) > entry.bucket);
+    }
+
+    #[test]
+    fn inbox_topics_are_kept_at_least_as_long_as_others() {
+        let policy = Policy::community(Span::DAY.times(120));
+        assert_eq!(policy.retention(true), Span::DAY.times(120));
+        let policy = Policy::community(RETENTION).with_inbox_retention(Span::DAY);
+        assert_eq!(policy.retention(true), RETENTION);
+        assert_eq!(
+            Policy::community(RETENTION).retention(true),
+            INBOX_RETENTION
+        );
     }
 }

@@ -152,6 +152,7 @@ mod tests {
                 bucket,
                 arrived: bucket,
                 made_here: false,
+                size: 0,
                 id: EnvelopeId::of(&number.to_be_bytes()),
             };
             (TOPIC, entry)

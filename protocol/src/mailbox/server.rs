@@ -11,20 +11,24 @@ use serde_bytes::ByteBuf;
 
 use super::{
     Carrier, CloseReason, Frame, LinkId, Mailbox, News, Output, Record, Refusal, delegation,
+    door::PinKept,
     federation::{Delegation, is_timely},
-    frame::Nonce,
-    limit::{MAX_FETCH, MAX_PEER_TOPICS, MAX_PINS, MAX_PUSHED, MAX_RECONCILIATION, PIN_LIFE},
-    pin, reconcile, refuse, send,
+    frame::{Nonce, Scope},
+    index::Entry,
+    limit::{MAX_FETCH, MAX_PEER_TOPICS, MAX_PINS, MAX_PUSHED, MAX_RECONCILIATION, MAX_UNHEEDED},
+    pin,
+    quota::{self, Charge},
+    reconcile, send,
     unverified::Unverified,
 };
 use crate::{
     id::{EnvelopeId, TopicId},
-    time::{Bucket, Time},
+    time::{Bucket, Span, Time},
 };
 
 /// One link on which we are the server.
 pub(super) struct ServerLink {
-    /// Who is at the other end.
+    /// Who is at the other end: whom quotas count the client as.
     client: Vec<u8>,
     /// Our own peer id, as the client knows it.
     server: Vec<u8>,
@@ -38,10 +42,14 @@ pub(super) struct ServerLink {
     taken: u64,
     /// Topics of which a push was left out.
     behind: BTreeSet<TopicId>,
+    /// Quota refusals since the client last did what its quota permits.
+    unheeded: u32,
+    /// When it opened.
+    pub(super) since: Time,
 }
 
 impl ServerLink {
-    pub(super) fn new(client: Vec<u8>, server: Vec<u8>) -> Self {
+    pub(super) fn new(client: Vec<u8>, server: Vec<u8>, since: Time) -> Self {
         Self {
             client,
             server,
@@ -51,10 +59,12 @@ impl ServerLink {
             pushed: 0,
             taken: 0,
             behind: BTreeSet::new(),
+            unheeded: 0,
+            since,
         }
     }
 
-    /// Who is at the other end.
+    /// Who is at the other end, and whom quotas count them as.
     pub(super) fn client(&self) -> &[u8] {
         &self.client
     }
@@ -123,7 +133,7 @@ impl Mailbox {
         let challenge = Frame::Challenge {
             nonce: served.nonce,
             now,
-            retention: self.policy.retention(),
+            retention: self.policy.retention(false),
         };
         send(link, &challenge, out);
         if !self.peers.is_empty() {
@@ -143,16 +153,21 @@ impl Mailbox {
         out: &mut Vec<Output>,
     ) -> Result<(), CloseReason> {
         match frame {
-            Frame::Pin { topic, proof } => {
+            Frame::Pin {
+                topic,
+                proof,
+                inbox,
+            } => {
                 let proven = |served: &ServerLink| {
                     pin::proven(&topic, &served.server, &served.nonce, &proof)
                 };
-                self.grant_pin(link, topic, None, proven, now, out);
+                self.grant_pin(link, topic, (inbox, None), proven, now, out)?;
             }
             Frame::PinDelegated {
                 topic,
                 until,
                 proof,
+                inbox,
             } => {
                 let given = Delegation { until, proof };
                 let proven = |served: &ServerLink| {
@@ -160,7 +175,7 @@ impl Mailbox {
                     is_timely(given, now)
                         && delegation::is_signed(&topic, holder, server, until, &proof)
                 };
-                self.grant_pin(link, topic, Some(until), proven, now, out);
+                self.grant_pin(link, topic, (inbox, Some(until)), proven, now, out)?;
             }
             Frame::Delegate {
                 topic,
@@ -180,6 +195,7 @@ impl Mailbox {
             } => self.answer(link, topic, from, &message, now, out)?,
             Frame::Fetch { topic, ids } => self.deliver(link, topic, &ids, now, out)?,
             Frame::Taken { total } => self.count_taken(link, total, out)?,
+            Frame::AskPolicy {} => self.show_terms(link, now, out)?,
             Frame::Challenge { .. }
             | Frame::Peers { .. }
             | Frame::Pinned { .. }
@@ -188,8 +204,63 @@ impl Mailbox {
             | Frame::Deliver(_)
             | Frame::Push(_)
             | Frame::Behind { .. }
+            | Frame::Policy(_)
             | Frame::Refused { .. } => return Err(CloseReason::WrongSide),
         }
+        Ok(())
+    }
+
+    /// Counts a request of a client, or says why it is too much and until when.
+    fn charge(&mut self, link: LinkId, charge: Charge, now: Time) -> Result<(), Refusal> {
+        let Some(served) = self.served.get(&link) else {
+            return Ok(());
+        };
+        // What comes from a peer many members have brought there: the limits of topics hold for it.
+        let trusted = self.access.trusted_clients.contains(&served.client);
+        if trusted || self.peers.contains(&served.client) {
+            return Ok(());
+        }
+        let quotas = self.policy.quotas();
+        self.usage.charge(&served.client, charge, quotas, now)
+    }
+
+    /// Refuses, and closes the link of a client that does not heed its quota.
+    fn turn_down(
+        &mut self,
+        link: LinkId,
+        topic: TopicId,
+        id: Option<EnvelopeId>,
+        why: Refusal,
+        out: &mut Vec<Output>,
+    ) -> Result<(), CloseReason> {
+        let of_client = matches!(
+            why,
+            Refusal::Quota {
+                of: Scope::Client,
+                ..
+            }
+        );
+        if of_client && let Some(served) = self.served.get_mut(&link) {
+            served.unheeded += 1;
+            if served.unheeded > MAX_UNHEEDED {
+                return Err(CloseReason::Flooding);
+            }
+        }
+        self.refuse(link, topic, id, why, out);
+        Ok(())
+    }
+
+    fn show_terms(
+        &mut self,
+        link: LinkId,
+        now: Time,
+        out: &mut Vec<Output>,
+    ) -> Result<(), CloseReason> {
+        // No refusal fits a question without a topic.
+        if self.charge(link, Charge::Request, now).is_err() {
+            return Err(CloseReason::Flooding);
+        }
+        send(link, &Frame::Policy(self.terms.clone()), out);
         Ok(())
     }
 
@@ -197,14 +268,13 @@ impl Mailbox {
         &mut self,
         link: LinkId,
         topic: TopicId,
-        delegated: Option<Time>,
+        (inbox, delegated): (bool, Option<Time>),
         proven: impl Fn(&ServerLink) -> bool,
         now: Time,
         out: &mut Vec<Output>,
-    ) {
-        let until = now.after(PIN_LIFE).bucket().start();
-        if let Err(why) = self.may_pin(link, &topic, delegated.is_some(), proven) {
-            return refuse(link, topic, None, why, out);
+    ) -> Result<(), CloseReason> {
+        if let Err(why) = self.may_pin(link, &topic, delegated.is_some(), proven, now) {
+            return self.turn_down(link, topic, None, why, out);
         }
         if let Some(served) = self.served.get_mut(&link) {
             let own = served.pins.contains(&topic) && !served.delegated.contains_key(&topic);
@@ -215,28 +285,47 @@ impl Mailbox {
             };
         }
         self.audience.entry(topic).or_default().insert(link);
+        let pin = self.renewed(&topic, inbox, now);
         // Whole hours, so that reconnecting costs at most one write an hour and topic.
-        if self.policy.serves_any_topic() && self.pins.get(&topic).is_none_or(|old| *old < until) {
-            self.pins.insert(topic, until);
+        let old = self.pins.get(&topic);
+        if self.policy.serves_any_topic() && old.is_none_or(|old| old.until < pin.until) {
+            self.inboxes += u64::from(old.is_none() && pin.inbox);
+            self.pins.insert(topic, pin);
             self.sweep_later(now);
-            out.push(Output::Persist(Record::Pin { topic, until }));
+            out.push(Output::Persist(Record::Pin { topic, pin }));
         }
+        let inbox = self.is_inbox(&topic);
         let pinned = Frame::Pinned {
             topic,
-            until,
-            from: self.policy.window(now),
+            until: pin.until,
+            from: self.policy.window(inbox, now),
+            retention: self.policy.retention(inbox),
         };
         send(link, &pinned, out);
+        Ok(())
+    }
+
+    /// The pin that is granted now. Who pinned a topic first has said whether it is an inbox topic:
+    /// else any holder of its key could make a group's topic one, and change what it may hold.
+    fn renewed(&self, topic: &TopicId, inbox: bool, now: Time) -> PinKept {
+        let inbox = match (self.watched.get(topic), self.pins.get(topic)) {
+            (Some(watched), _) => watched.inbox,
+            (None, Some(old)) => old.inbox,
+            (None, None) => inbox && self.inboxes < self.policy.quotas().inboxes,
+        };
+        let until = now.after(self.policy.pin_life(inbox)).bucket().start();
+        PinKept { until, inbox }
     }
 
     /// The proof comes before the question whether we serve the topic: only those who hold its
     /// routing secret may learn that.
     fn may_pin(
-        &self,
+        &mut self,
         link: LinkId,
         topic: &TopicId,
         delegated: bool,
         proven: impl Fn(&ServerLink) -> bool,
+        now: Time,
     ) -> Result<(), Refusal> {
         let served = self.served.get(&link).ok_or(Refusal::NotPinned)?;
         let most = if self.peers.contains(&served.client) {
@@ -247,14 +336,22 @@ impl Mailbox {
         if !served.pins.contains(topic) && served.pins.len() >= most {
             return Err(Refusal::TooManyPins);
         }
+        // Before the proof, which costs most.
+        self.charge(link, Charge::Request, now)?;
+        let served = self.served.get(&link).ok_or(Refusal::NotPinned)?;
         if !proven(served) {
             return Err(Refusal::BadProof);
         }
-        if !self.policy.serves_any_topic() && (delegated || !self.watched.contains_key(topic)) {
+        let any = self.policy.serves_any_topic();
+        let watched = !delegated && self.watched.contains_key(topic);
+        if (!any && !watched) || !self.access.serves(topic) {
             return Err(Refusal::NotServed);
         }
-        if !self.pins.contains_key(topic) && self.pins.len() >= self.policy.topics() {
-            return Err(Refusal::Full);
+        if any && !self.pins.contains_key(topic) {
+            if !self.open || self.pins.len() as u64 >= self.policy.quotas().topics {
+                return Err(Refusal::Full);
+            }
+            self.charge(link, Charge::NewTopic, now)?;
         }
         Ok(())
     }
@@ -281,45 +378,109 @@ impl Mailbox {
         rng: &mut impl RngCore,
         out: &mut Vec<Output>,
     ) -> Result<(), CloseReason> {
+        let len = bytes.len();
         let put = Unverified::read(bytes).map_err(|_| CloseReason::BadEnvelope)?;
         let (topic, bucket, id) = (put.topic, put.bucket, put.id);
-        let why = if !put.known_version {
-            Refusal::Invalid
-        } else if !self.pinned_by(link, &topic, now) {
-            Refusal::NotPinned
-        } else if !self.policy.takes(bucket, now) {
-            Refusal::Clock { server_now: now }
-        } else if self.holds(&topic, bucket, &id) {
+        if !put.known_version {
+            self.refuse(link, topic, Some(id), Refusal::Invalid, out);
+            return Ok(());
+        }
+        if let Err(why) = self.may_put(link, &topic, bucket, &id, len, now) {
+            return self.turn_down(link, topic, Some(id), why, out);
+        }
+        if self.holds(&topic, bucket, &id) {
             self.confirm(link, &topic, bucket, id, out);
             return Ok(());
-        } else if let Ok(envelope) = put.verify() {
-            let news = News::new(&envelope, false, Some(link));
-            if self.take(envelope, news, now, out) {
-                self.confirm(link, &topic, bucket, id, out);
-                self.spread(news, now, rng, out);
-                return Ok(());
-            }
-            Refusal::Full
-        } else {
-            Refusal::Invalid
+        }
+        let Ok(envelope) = put.verify() else {
+            self.refuse(link, topic, Some(id), Refusal::Invalid, out);
+            return Ok(());
         };
-        refuse(link, topic, Some(id), why, out);
+        if let Err(why) = self.usage.charge_store(&topic, self.policy.quotas(), now) {
+            return self.turn_down(link, topic, Some(id), why, out);
+        }
+        let news = News::new(&envelope, false, Some(link));
+        if self.take(envelope, news, now, out) {
+            self.counts.stored += 1;
+            self.confirm(link, &topic, bucket, id, out);
+            self.spread(news, now, rng, out);
+        } else {
+            self.refuse(link, topic, Some(id), Refusal::Full, out);
+        }
         Ok(())
     }
 
-    fn confirm(
+    /// All that can be checked without the signature; what is held already needs no room.
+    fn may_put(
+        &mut self,
+        link: LinkId,
+        topic: &TopicId,
+        bucket: Bucket,
+        id: &EnvelopeId,
+        len: usize,
+        now: Time,
+    ) -> Result<(), Refusal> {
+        if !self.pinned_by(link, topic, now) {
+            return Err(Refusal::NotPinned);
+        }
+        let inbox = self.is_inbox(topic);
+        if !self.policy.takes(bucket, inbox, now) {
+            return Err(Refusal::Clock { server_now: now });
+        }
+        if self.holds(topic, bucket, id) {
+            self.charge(link, Charge::Request, now)?;
+        } else {
+            let bytes = len as u64;
+            self.charge(link, Charge::Put(bytes), now)?;
+            self.has_room(topic, inbox, bytes, now)?;
+        }
+        if let Some(served) = self.served.get_mut(&link) {
+            served.unheeded = 0;
+        }
+        Ok(())
+    }
+
+    /// Whether there is room for an envelope; if only its topic has none, until when.
+    pub(super) fn has_room(
         &self,
+        topic: &TopicId,
+        inbox: bool,
+        bytes: u64,
+        now: Time,
+    ) -> Result<(), Refusal> {
+        let total = self.policy.quotas().total;
+        if !self.open
+            || self.index.len() as u64 >= total.envelopes
+            || self.index.bytes() + bytes > total.bytes
+        {
+            return Err(Refusal::Full);
+        }
+        let room = self.policy.room(inbox);
+        let (envelopes, held) = self.index.of_topic(topic);
+        if envelopes < room.envelopes && held + bytes <= room.bytes {
+            return Ok(());
+        }
+        let oldest = self.index.entries(topic).next();
+        let wait = oldest.map_or(Span::HOUR, |Entry { bucket, .. }| {
+            let expires = bucket.start().after(self.policy.retention(inbox));
+            Span::from_ms(expires.as_ms().saturating_sub(now.as_ms()).max(1))
+        });
+        Err(quota::refusal(Scope::Topic, wait))
+    }
+
+    fn confirm(
+        &mut self,
         link: LinkId,
         topic: &TopicId,
         bucket: Bucket,
         id: EnvelopeId,
         out: &mut Vec<Output>,
     ) {
-        let expires = bucket.start().after(self.policy.retention());
-        let until = self
-            .pins
-            .get(topic)
-            .map_or(expires, |pin| expires.min(*pin));
+        let retention = self.policy.retention(self.is_inbox(topic));
+        let expires = bucket.start().after(retention);
+        let pin = self.pins.get(topic);
+        let until = pin.map_or(expires, |pin| expires.min(pin.until));
+        self.counts.confirmed += 1;
         send(link, &Frame::Stored { id, until }, out);
     }
 
@@ -344,6 +505,7 @@ impl Mailbox {
                 if self.peers.contains(&served.client) {
                     told.insert(served.client.clone());
                 }
+                self.counts.pushed += 1;
                 out.push(Output::SendStored {
                     link,
                     topic,
@@ -356,7 +518,7 @@ impl Mailbox {
     }
 
     fn answer(
-        &self,
+        &mut self,
         link: LinkId,
         topic: TopicId,
         from: Bucket,
@@ -364,11 +526,11 @@ impl Mailbox {
         now: Time,
         out: &mut Vec<Output>,
     ) -> Result<(), CloseReason> {
-        if !self.pinned_by(link, &topic, now) {
-            refuse(link, topic, None, Refusal::NotPinned, out);
-            return Ok(());
+        if let Err(why) = self.may_ask(link, &topic, now) {
+            return self.turn_down(link, topic, None, why, out);
         }
-        let from = from.max(self.policy.oldest(now));
+        self.counts.compared += 1;
+        let from = from.max(self.policy.oldest(self.is_inbox(&topic), now));
         let message = reconcile::answer(self.index.window(&topic, from), message)
             .map_err(|_| CloseReason::BadReconciliation)?;
         debug_assert!(message.len() <= MAX_RECONCILIATION);
@@ -376,8 +538,16 @@ impl Mailbox {
         Ok(())
     }
 
+    /// Whether a client may compare or fetch a topic now.
+    fn may_ask(&mut self, link: LinkId, topic: &TopicId, now: Time) -> Result<(), Refusal> {
+        if !self.pinned_by(link, topic, now) {
+            return Err(Refusal::NotPinned);
+        }
+        self.charge(link, Charge::Request, now)
+    }
+
     fn deliver(
-        &self,
+        &mut self,
         link: LinkId,
         topic: TopicId,
         ids: &[EnvelopeId],
@@ -387,17 +557,17 @@ impl Mailbox {
         if ids.len() > MAX_FETCH {
             return Err(CloseReason::TooManyIds);
         }
-        if !self.pinned_by(link, &topic, now) {
-            refuse(link, topic, None, Refusal::NotPinned, out);
-            return Ok(());
+        if let Err(why) = self.may_ask(link, &topic, now) {
+            return self.turn_down(link, topic, None, why, out);
         }
-        let oldest = self.policy.oldest(now);
+        let oldest = self.policy.oldest(self.is_inbox(&topic), now);
         let held = self.index.locate(&topic, &ids.iter().copied().collect());
         let held = held.into_iter().filter(|(bucket, _)| *bucket >= oldest);
         let held: BTreeSet<EnvelopeId> = held.map(|(_, id)| id).collect();
         let carrier = Carrier::Deliver;
         for id in ids.iter().copied() {
             if held.contains(&id) {
+                self.counts.delivered += 1;
                 out.push(Output::SendStored {
                     link,
                     topic,
@@ -405,7 +575,7 @@ impl Mailbox {
                     carrier,
                 });
             } else {
-                refuse(link, topic, Some(id), Refusal::Expired, out);
+                self.refuse(link, topic, Some(id), Refusal::Expired, out);
             }
         }
         Ok(())

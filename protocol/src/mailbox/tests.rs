@@ -6,5 +6,6 @@ mod federation;
 mod hostile;
 mod lifetime;
 mod net;
+mod quota;
 mod scale;
 mod spec;

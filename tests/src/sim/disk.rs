@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, rc::Rc};
 use kith_protocol::{
     envelope::Envelope,
     id::{EnvelopeId, TopicId},
-    mailbox::{Kept, Record},
+    mailbox::{Kept, PinKept, Record},
     profile::Kind,
     time::Time,
 };
@@ -34,7 +34,7 @@ pub enum Value {
     /// An envelope, when it came, and whether it was made here.
     Envelope(Rc<Envelope>, Time, bool),
     /// When a pin lapses.
-    Pin(Time),
+    Pin(PinKept),
 }
 
 type Batch = Vec<(Key, Option<Value>)>;
@@ -70,7 +70,7 @@ impl Disk {
                 Some(Value::Envelope(Rc::new(envelope), arrived, made_here)),
             ),
             Record::Drop { id, .. } => self.note(Key::Envelope(id), None),
-            Record::Pin { topic, until } => self.note(Key::Pin(topic), Some(Value::Pin(until))),
+            Record::Pin { topic, pin } => self.note(Key::Pin(topic), Some(Value::Pin(pin))),
             Record::Unpin { topic } => self.note(Key::Pin(topic), None),
         }
     }
@@ -167,7 +167,7 @@ impl Disk {
     }
 
     /// What a mailbox is restored from.
-    pub fn mail(&self) -> (Vec<Kept>, Vec<(TopicId, Time)>) {
+    pub fn mail(&self) -> (Vec<Kept>, Vec<(TopicId, PinKept)>) {
         let mut kept = Vec::new();
         let mut pins = Vec::new();
         for (key, value) in &self.live {
@@ -177,11 +177,12 @@ impl Disk {
                         topic: envelope.topic(),
                         bucket: envelope.bucket(),
                         id: *id,
+                        len: envelope.as_bytes().len(),
                         arrived: *arrived,
                         made_here: *made_here,
                     });
                 }
-                (Key::Pin(topic), Value::Pin(until)) => pins.push((*topic, *until)),
+                (Key::Pin(topic), Value::Pin(pin)) => pins.push((*topic, *pin)),
                 _ => {}
             }
         }

@@ -447,6 +447,8 @@ impl Step<'_> {
                 }
                 Output::Refused { .. } => {}
                 Output::Close { link, .. } => self.effect(Effect::Close(link)),
+                // Nobody in the virtual world asks what a mailbox promises.
+                Output::Policy { .. } => {}
                 Output::Timer { at } => self.machine.mailbox_timer = Some(at),
             }
         }
@@ -562,7 +564,7 @@ impl Step<'_> {
             let key = routing.key();
             topics.insert(key.topic());
             addresses.extend(shown_to.iter().cloned());
-            outputs.extend(self.follow_topic(key, shown_to));
+            outputs.extend(self.follow_topic(key, shown_to, group.is_none()));
         }
         let watched = self.machine.watched.keys();
         let gone: Vec<TopicId> = watched
@@ -582,6 +584,7 @@ impl Step<'_> {
         &mut self,
         key: RoutingKey,
         shown_to: BTreeSet<String>,
+        inbox: bool,
     ) -> Vec<mailbox::Output> {
         let topic = key.topic();
         let before = self.machine.watched.insert(topic, shown_to.clone());
@@ -592,7 +595,11 @@ impl Step<'_> {
         let servers = shown_to.into_iter().map(String::into_bytes).collect();
         let shown_to = mailbox::Audience::Servers(servers);
         let key = Box::new(key);
-        let watch = mailbox::Input::Watch { key, shown_to };
+        let watch = mailbox::Input::Watch {
+            key,
+            shown_to,
+            inbox,
+        };
         self.machine.mailbox.handle(watch, self.now, self.dice)
     }
 }

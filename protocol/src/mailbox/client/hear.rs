@@ -18,6 +18,7 @@ use crate::{
             QUOTA_WAIT, TAKEN_EVERY,
         },
         reconcile, send,
+        terms::Terms,
         unverified::Unverified,
     },
     time::{Bucket, Span, Time},
@@ -45,14 +46,16 @@ impl Mailbox {
             Frame::Challenge {
                 nonce,
                 now: server_now,
-                retention,
+                ..
             } => {
                 server.challenge = Some(Challenge {
                     nonce,
                     server_now,
                     heard: now,
-                    retention,
                 });
+                if server.asked_policy {
+                    send(link, &Frame::AskPolicy {}, out);
+                }
                 let delegated = self.delegations.get(&server.server).into_iter();
                 let delegated = delegated.flat_map(BTreeMap::keys);
                 let topics: BTreeSet<TopicId> =
@@ -70,10 +73,22 @@ impl Mailbox {
                     self.delegate(link, &topic, now, out);
                 }
             }
-            Frame::Pinned { topic, until, from } => {
-                self.granted(link, &topic, until, from, now);
+            Frame::Pinned {
+                topic,
+                until,
+                from,
+                retention,
+            } => {
+                let pinned = Pinned {
+                    at: now,
+                    until,
+                    from,
+                    retention,
+                };
+                self.granted(link, &topic, pinned, now);
                 self.delegate(link, &topic, now, out);
             }
+            Frame::Policy(signed) => self.policy_shown(link, &signed, out)?,
             Frame::Reconciled { topic, message } => self.compared(link, topic, &message, now)?,
             Frame::Deliver(bytes) => self.delivered(link, bytes, now, rng, out)?,
             Frame::Push(bytes) => self.pushed(link, bytes, now, rng, out)?,
@@ -91,23 +106,61 @@ impl Mailbox {
             | Frame::Put(_)
             | Frame::Reconcile { .. }
             | Frame::Fetch { .. }
+            | Frame::AskPolicy {}
             | Frame::Taken { .. } => return Err(CloseReason::WrongSide),
         }
         Ok(())
     }
 
-    fn granted(&mut self, link: LinkId, topic: &TopicId, until: Time, from: Bucket, now: Time) {
+    /// Asks now, or as soon as the server has introduced itself.
+    pub(in crate::mailbox) fn ask_policy(
+        &mut self,
+        link: LinkId,
+        now: Time,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(server) = self.servers.get_mut(&link) else {
+            return;
+        };
+        server.waiting_since = server.waiting_since.or(Some(now));
+        let asked = std::mem::replace(&mut server.asked_policy, true);
+        if server.challenge.is_some() && !asked {
+            send(link, &Frame::AskPolicy {}, out);
+        }
+    }
+
+    fn policy_shown(
+        &mut self,
+        link: LinkId,
+        signed: &[u8],
+        out: &mut Vec<Output>,
+    ) -> Result<(), CloseReason> {
+        let Some(server) = self.servers.get_mut(&link) else {
+            return Ok(());
+        };
+        if !std::mem::take(&mut server.asked_policy) {
+            return Err(CloseReason::Unrequested);
+        }
+        out.push(Output::Policy {
+            link,
+            server: server.server.clone(),
+            terms: Terms::verify(signed, &server.server).map(Box::new),
+        });
+        Ok(())
+    }
+
+    fn granted(&mut self, link: LinkId, topic: &TopicId, pinned: Pinned, now: Time) {
+        let inbox = self.is_inbox(topic);
         let Some(server) = self.servers.get_mut(&link) else {
             return;
         };
         // By the server's clock: ours may be wrong.
         let clock = server.challenge.map(|first| first.server_time(now));
-        let ours = self.policy.window(clock.unwrap_or(now));
+        let ours = self.policy.window(inbox, clock.unwrap_or(now));
         if let Some(track) = server.tracks.wake(topic) {
             track.grant(Pinned {
-                at: now,
-                until,
-                from: from.max(ours),
+                from: pinned.from.max(ours),
+                ..pinned
             });
         }
     }
@@ -202,7 +255,9 @@ impl Mailbox {
         if !self.follows(link, &topic) || !claimed.known_version {
             return Ok(());
         }
-        if self.policy.serves_any_topic() && !self.policy.takes(bucket, now) {
+        let inbox = self.is_inbox(&topic);
+        let for_others = self.policy.serves_any_topic();
+        if for_others && !self.policy.takes(bucket, inbox, now) {
             return Ok(()); // Another community node may keep things for longer.
         }
         if let Some(entry) = self.index.find(&topic, bucket, &id) {
@@ -210,15 +265,22 @@ impl Mailbox {
             self.seen_at_server(link, &topic, bucket, id, made_here, out);
             return Ok(());
         }
+        let len = claimed.len() as u64;
         let envelope = claimed.verify().map_err(|_| CloseReason::BadEnvelope)?;
         let news = News::new(&envelope, false, Some(link));
-        if self.take(envelope, news, now, out) {
+        if for_others {
+            let room = self.has_room(&topic, inbox, len, now);
+            let quotas = self.policy.quotas();
+            let granted = room.and_then(|()| self.usage.charge_store(&topic, quotas, now));
+            if granted.is_ok() && self.take(envelope, news, now, out) {
+                self.counts.stored += 1;
+                self.spread(news, now, rng, out);
+            } else if let Some(server) = self.servers.get_mut(&link) {
+                // Nobody waits for it here; what is missing is found once there is room.
+                server.suspend(&topic, now.after(PIN_RETRY));
+            }
+        } else if self.take(envelope, news, now, out) {
             self.spread(news, now, rng, out);
-        } else if let Some(server) = self.servers.get_mut(&link)
-            && self.policy.serves_any_topic()
-        {
-            // Nobody waits for it here; what is missing is found once there is room.
-            server.suspend(&topic, now.after(PIN_RETRY));
         } else {
             out.push(Output::Refused {
                 link: None,
@@ -255,7 +317,7 @@ impl Mailbox {
             out.push(Output::Stored {
                 server: server.server.clone(),
                 id,
-                until: server.held_until(&pinned, bucket),
+                until: ClientLink::held_until(&pinned, bucket),
             });
         }
     }
@@ -290,7 +352,7 @@ impl Mailbox {
             return Ok(());
         };
         let retry = now.after(match why {
-            Refusal::Quota { retry_after_ms } => {
+            Refusal::Quota { retry_after_ms, .. } => {
                 Span::from_ms(retry_after_ms).clamp(QUOTA_WAIT.0, QUOTA_WAIT.1)
             }
             _ => PIN_RETRY,

@@ -110,7 +110,12 @@ impl Mailbox {
                 return;
             }
             let proof = pin::prove(&watched.key, &server.server, &first.nonce);
-            Frame::Pin { topic, proof }
+            let inbox = watched.inbox;
+            Frame::Pin {
+                topic,
+                proof,
+                inbox,
+            }
         } else {
             let delegations = self.delegations.get(&server.server);
             let Some(given) = delegations.and_then(|given| given.get(&topic)) else {
@@ -120,6 +125,7 @@ impl Mailbox {
                 topic,
                 until: given.until,
                 proof: given.proof,
+                inbox: self.pins.get(&topic).is_some_and(|pin| pin.inbox),
             }
         };
         server.tracks.entry(topic).phase = Phase::Pinning;
@@ -341,7 +347,7 @@ impl ClientLink {
             out.push(Output::Stored {
                 server: self.server.clone(),
                 id,
-                until: self.held_until(&pinned, bucket),
+                until: Self::held_until(&pinned, bucket),
             });
         }
     }

@@ -37,6 +37,8 @@ pub(super) struct Pinned {
     pub(super) until: Time,
     /// The first hour that is compared: the later one of the server's and ours.
     pub(super) from: Bucket,
+    /// How long the server holds the topic's envelopes.
+    pub(super) retention: Span,
 }
 
 /// One topic's state.

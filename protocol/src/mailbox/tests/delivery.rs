@@ -524,6 +524,7 @@ fn a_server_never_learns_of_a_topic_that_is_not_its_own() {
             Input::Watch {
                 key: Box::new(key(topic)),
                 shown_to,
+                inbox: false,
             },
         );
     }
@@ -551,6 +552,7 @@ fn a_server_never_learns_of_a_topic_that_is_not_its_own() {
         Input::Watch {
             key: Box::new(key(1)),
             shown_to,
+            inbox: false,
         },
     );
     net.run();

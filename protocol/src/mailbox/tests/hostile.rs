@@ -7,7 +7,8 @@ use crate::{
     envelope::Envelope,
     id::{EnvelopeId, TopicId},
     mailbox::{
-        Audience, CloseReason, Frame, FrameError, Input, LinkId, Policy, Refusal, Side, Source,
+        Audience, CloseReason, Frame, FrameError, Input, LinkId, Policy, Refusal, Scope, Side,
+        Source,
         frame::{Nonce, Proof},
         limit::{
             MAX_FETCH, MAX_FRAME, MAX_LINKS, MAX_PINS, MAX_UNKEPT, MAX_WATCHED, PIN_RETRY,
@@ -51,7 +52,15 @@ impl Net {
         let key = key(topic);
         let proof = pin::prove(&key, format!("peer {server}").as_bytes(), nonce);
         let topic = key.topic();
-        self.tell(server, link, &Frame::Pin { topic, proof })
+        self.tell(
+            server,
+            link,
+            &Frame::Pin {
+                topic,
+                proof,
+                inbox: false,
+            },
+        )
     }
 
     /// Opens a link from a client, to a server that the test plays; grants every pin.
@@ -71,6 +80,7 @@ impl Net {
                 topic,
                 until: self.now.after(Span::DAY.times(30)),
                 from: self.now.before(Span::DAY.times(30)).bucket(),
+                retention: Span::DAY.times(30),
             };
             frames.extend(self.tell(client, link, &pinned));
         }
@@ -220,7 +230,15 @@ fn a_proof_made_for_another_relay_or_link_or_topic_is_refused() {
     ];
     let why = Refusal::BadProof;
     for proof in wrong {
-        let answer = net.tell(relay, link, &Frame::Pin { topic, proof });
+        let answer = net.tell(
+            relay,
+            link,
+            &Frame::Pin {
+                topic,
+                proof,
+                inbox: false,
+            },
+        );
         assert_eq!(
             answer,
             [Frame::Refused {
@@ -233,7 +251,15 @@ fn a_proof_made_for_another_relay_or_link_or_topic_is_refused() {
     // A topic that is no curve point, and one of small order.
     for topic in [[2; 32], [0; 32]].map(TopicId::from_bytes) {
         let proof = Proof([0; 64]);
-        let answer = net.tell(relay, link, &Frame::Pin { topic, proof });
+        let answer = net.tell(
+            relay,
+            link,
+            &Frame::Pin {
+                topic,
+                proof,
+                inbox: false,
+            },
+        );
         assert_eq!(
             answer,
             [Frame::Refused {
@@ -255,7 +281,15 @@ fn only_members_learn_what_a_personal_node_watches() {
     let (link, nonce) = net.play_client(alice);
     let proof = Proof([7; 64]);
     for topic in [1, 2].map(|topic| key(topic).topic()) {
-        let answer = net.tell(alice, link, &Frame::Pin { topic, proof });
+        let answer = net.tell(
+            alice,
+            link,
+            &Frame::Pin {
+                topic,
+                proof,
+                inbox: false,
+            },
+        );
         let why = Refusal::BadProof;
         assert_eq!(
             answer,
@@ -294,7 +328,15 @@ fn a_link_pins_no_more_than_the_limit() {
         let key = RoutingSecret::from_bytes(secret).key();
         let proof = pin::prove(&key, &peer, &nonce);
         let topic = key.topic();
-        answers = net.tell(relay, link, &Frame::Pin { topic, proof });
+        answers = net.tell(
+            relay,
+            link,
+            &Frame::Pin {
+                topic,
+                proof,
+                inbox: false,
+            },
+        );
     }
     assert!(matches!(
         answers[..],
@@ -379,7 +421,13 @@ fn a_refused_envelope_is_remembered_even_if_the_topic_is_refused_meanwhile() {
     let pin = net.input(alice, Input::Tick);
     assert!(matches!(pin[..], [Frame::Pin { .. }]));
     let (until, from) = (net.now, Bucket::from_hours(0));
-    let pinned = Frame::Pinned { topic, until, from };
+    let retention = Span::DAY.times(30);
+    let pinned = Frame::Pinned {
+        topic,
+        until,
+        from,
+        retention,
+    };
     let opened = net.tell(alice, link, &pinned);
     assert!(matches!(opened[..], [Frame::Reconcile { .. }]));
     assert_eq!(net.tell(alice, link, &answer), []);
@@ -405,7 +453,8 @@ fn a_quota_refusal_is_obeyed() {
         };
         let id = Some(EnvelopeId::of(&bytes));
         let retry_after_ms = 3_600_000;
-        let why = Refusal::Quota { retry_after_ms };
+        let of = Scope::Client;
+        let why = Refusal::Quota { of, retry_after_ms };
         more.extend(net.tell(alice, link, &Frame::Refused { topic, id, why }));
     }
     assert_eq!(more, []);
@@ -438,6 +487,7 @@ fn frames_out_of_place_close_the_link() {
             topic,
             until: net.now,
             from: Bucket::from_hours(0),
+            retention: Span::DAY,
         },
         Frame::Stored { id, until: net.now },
         Frame::Reconciled {
@@ -480,6 +530,7 @@ fn frames_out_of_place_close_the_link() {
         Frame::Pin {
             topic,
             proof: Proof([0; 64]),
+            inbox: false,
         },
         Frame::Unpin { topic },
         Frame::Put(vec![1; 512]),
@@ -586,6 +637,7 @@ fn links_and_watched_topics_are_limited() {
             Input::Watch {
                 key: Box::new(key),
                 shown_to: Audience::Everyone,
+                inbox: false,
             },
         );
     }
@@ -762,6 +814,7 @@ fn no_bytes_make_a_decoder_or_a_mailbox_panic() {
             topic,
             until: Time::from_ms(u64::MAX),
             from: Bucket::from_hours(1),
+            retention: Span::from_ms(u64::MAX),
         },
         Frame::Put(sealed.as_bytes().to_vec()),
         Frame::Push(sealed.as_bytes().to_vec()),
@@ -782,6 +835,7 @@ fn no_bytes_make_a_decoder_or_a_mailbox_panic() {
             topic,
             id: None,
             why: Refusal::Quota {
+                of: Scope::Topic,
                 retry_after_ms: u64::MAX,
             },
         },

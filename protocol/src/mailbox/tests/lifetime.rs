@@ -3,7 +3,7 @@
 use super::net::{Net, key};
 use crate::{
     mailbox::{
-        CloseReason, Frame, Input, Kept, Mailbox, Output, Policy, Record, Refusal, Source,
+        CloseReason, Frame, Input, Kept, Mailbox, Output, PinKept, Policy, Record, Refusal, Source,
         limit::{MAX_DROPS, PIN_LIFE, PIN_RENEWAL, RETENTION},
     },
     time::{Bucket, Span},
@@ -176,7 +176,7 @@ fn a_link_that_stays_open_renews_its_pins_and_compares_every_day() {
     assert_eq!(net.held(relay, 1).len(), 1);
     let compared = net.traffic[&link].reconciles;
     assert!((40..=42).contains(&compared), "{compared}");
-    let pinned = net.nodes[relay].disk.pins[&key(1).topic()];
+    let pinned = net.nodes[relay].disk.pins[&key(1).topic()].until;
     assert!(pinned > net.now.after(PIN_LIFE).before(PIN_RENEWAL));
     net.nothing_was_closed();
 }
@@ -251,12 +251,16 @@ fn a_server_that_was_off_for_long_drops_in_portions() {
         topic,
         bucket: net.now.before(Span::DAY.times(40)).bucket(),
         id: crate::id::EnvelopeId::of(&number.to_be_bytes()),
+        len: 512,
         arrived: net.now,
         made_here: false,
     });
     let policy = Policy::community(RETENTION);
-    let until = net.now.before(Span::DAY);
-    let mut mailbox = Mailbox::restore(policy, kept.collect::<Vec<_>>(), [(topic, until)]);
+    let pin = PinKept {
+        until: net.now.before(Span::DAY),
+        inbox: false,
+    };
+    let mut mailbox = Mailbox::restore(policy, kept.collect::<Vec<_>>(), [(topic, pin)]);
     assert_eq!(mailbox.envelopes(), many);
     let mut now = net.now;
     let (mut drops, mut ticks, mut unpinned) = (0, 0, false);

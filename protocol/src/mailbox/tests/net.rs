@@ -9,8 +9,8 @@ use crate::{
     envelope::Envelope,
     id::{EnvelopeId, TopicId},
     mailbox::{
-        Audience, Carrier, CloseReason, Frame, Input, Kept, LinkId, Mailbox, Output, Policy,
-        Record, Refusal, Side, Source,
+        Audience, Carrier, CloseReason, Frame, Input, Kept, LinkId, Mailbox, Output, PinKept,
+        Policy, Record, Refusal, Side, Source, Terms, TermsError,
         limit::{MAX_FETCHING, MAX_FRAME, MAX_UNACKED},
     },
     time::{Bucket, Span, Time},
@@ -19,6 +19,13 @@ use crate::{
 
 /// 2026-06-15 12:34:56.789 UTC: nothing in particular, inside an hour.
 pub const START: Time = Time::from_ms(1_781_526_896_789);
+
+/// The first of the topics that stand for inbox topics.
+pub const INBOXES: u8 = 200;
+
+fn is_inbox(topic: u8) -> bool {
+    topic >= INBOXES
+}
 
 /// SplitMix64: small, seeded, and good enough to choose schedules.
 pub struct TestRng(pub u64);
@@ -76,7 +83,7 @@ pub struct Faults {
 #[derive(Default)]
 pub struct Disk {
     pub envelopes: BTreeMap<EnvelopeId, (Envelope, Time, bool)>,
-    pub pins: BTreeMap<TopicId, Time>,
+    pub pins: BTreeMap<TopicId, PinKept>,
     /// Writes so far.
     pub writes: usize,
 }
@@ -89,6 +96,7 @@ pub struct Told {
     pub synced: Vec<(LinkId, TopicId)>,
     pub refused: Vec<(Option<LinkId>, TopicId, Option<EnvelopeId>, Refusal)>,
     pub closed: Vec<CloseReason>,
+    pub terms: Vec<Result<Terms, TermsError>>,
 }
 
 pub struct Node {
@@ -199,6 +207,7 @@ impl Net {
             Input::Watch {
                 key: Box::new(key),
                 shown_to: Audience::Everyone,
+                inbox: is_inbox(topic),
             },
         );
     }
@@ -296,6 +305,7 @@ impl Net {
                 topic: envelope.topic(),
                 bucket: envelope.bucket(),
                 id: envelope.id(),
+                len: envelope.as_bytes().len(),
                 arrived: *arrived,
                 made_here: *here,
             });
@@ -305,11 +315,13 @@ impl Net {
             self.cut(link);
         }
         for key in self.nodes[node].watched.clone().into_values() {
+            let inbox = (INBOXES..=u8::MAX).any(|topic| self::key(topic).topic() == key.topic());
             self.input(
                 node,
                 Input::Watch {
                     key: Box::new(key),
                     shown_to: Audience::Everyone,
+                    inbox,
                 },
             );
         }
@@ -426,6 +438,7 @@ impl Net {
                 at.told.closed.push(why);
                 closing.push(link);
             }
+            Output::Policy { terms, .. } => at.told.terms.push(terms.map(|terms| *terms)),
             Output::Timer { at: due } => at.timer = Some(due),
         }
     }
@@ -582,8 +595,8 @@ impl Disk {
                     .expect("dropped what is not held");
                 assert_eq!((envelope.topic(), envelope.bucket()), (topic, bucket));
             }
-            Record::Pin { topic, until } => {
-                self.pins.insert(topic, until);
+            Record::Pin { topic, pin } => {
+                self.pins.insert(topic, pin);
             }
             Record::Unpin { topic } => {
                 self.pins

@@ -8,7 +8,7 @@ use std::{
 use super::net::START;
 use crate::{
     id::{EnvelopeId, TopicId},
-    mailbox::{Kept, Mailbox, Policy, limit::RETENTION, reconcile},
+    mailbox::{Kept, Mailbox, PinKept, Policy, limit::RETENTION, reconcile},
     time::{Bucket, Span},
 };
 
@@ -39,11 +39,16 @@ fn a_million_envelopes_start_fast_and_stay_small() {
                 topic: topic(number),
                 bucket: Bucket::from_hours(oldest + number.wrapping_mul(7919) % 690),
                 id: EnvelopeId::of(&number.to_be_bytes()),
+                len: 1024,
                 arrived: START,
                 made_here: false,
             })
             .collect();
-        let pins = (0..topics).map(|number| (topic(number), START.after(RETENTION)));
+        let pin = PinKept {
+            until: START.after(RETENTION),
+            inbox: false,
+        };
+        let pins = (0..topics).map(|number| (topic(number), pin));
         let policy = Policy::community(RETENTION);
         let limit = Duration::from_secs(20);
         let mailbox = measure("restore", limit, || Mailbox::restore(policy, kept, pins));

@@ -10,7 +10,7 @@ use crate::{
     envelope::Envelope,
     id::{EnvelopeId, TopicId},
     mailbox::{
-        Frame, Refusal, delegation,
+        Frame, Policy, Refusal, Scope, Terms, delegation,
         frame::{Nonce, Proof},
         limit, pin, reconcile,
     },
@@ -73,6 +73,7 @@ fn examples() -> Vec<(&'static str, Frame)> {
                 topic,
                 until: delegated,
                 proof,
+                inbox: false,
             },
         ),
         (
@@ -80,6 +81,7 @@ fn examples() -> Vec<(&'static str, Frame)> {
             Frame::Pin {
                 topic,
                 proof: pin::prove(&key(7), SERVER, &nonce),
+                inbox: false,
             },
         ),
         (
@@ -88,6 +90,7 @@ fn examples() -> Vec<(&'static str, Frame)> {
                 topic,
                 until: until(),
                 from: Bucket::from_hours(START.bucket().as_hours() - 718),
+                retention: limit::RETENTION,
             },
         ),
         ("unpin", Frame::Unpin { topic }),
@@ -119,6 +122,8 @@ fn examples() -> Vec<(&'static str, Frame)> {
         ("push", Frame::Push(vec![1, 2, 3, 4])),
         ("taken", Frame::Taken { total: 16 }),
         ("behind", Frame::Behind { topic }),
+        ("ask_policy", Frame::AskPolicy {}),
+        ("policy", Frame::Policy(terms().sign(&TERMS_SECRET))),
         ("refused not_pinned", refused(None, Refusal::NotPinned)),
         ("refused not_served", refused(None, Refusal::NotServed)),
         ("refused bad_proof", refused(None, Refusal::BadProof)),
@@ -134,12 +139,20 @@ fn examples() -> Vec<(&'static str, Frame)> {
             refused(
                 Some(id),
                 Refusal::Quota {
+                    of: Scope::Topic,
                     retry_after_ms: 60_000,
                 },
             ),
         ),
         ("refused expired", refused(Some(id), Refusal::Expired)),
     ]
+}
+
+const TERMS_SECRET: [u8; 32] = [9; 32];
+
+fn terms() -> Terms {
+    let policy = Policy::community(limit::RETENTION);
+    Terms::of("The Lamp", "lamp@example.org", &policy, START)
 }
 
 /// The document's blocks of hexadecimal digits, by name.
@@ -192,7 +205,7 @@ fn the_examples_proof_and_envelope_are_genuine() {
             .unwrap();
         Frame::decode(&bytes).unwrap()
     };
-    let (Frame::Challenge { nonce, .. }, Frame::Pin { topic, proof }) =
+    let (Frame::Challenge { nonce, .. }, Frame::Pin { topic, proof, .. }) =
         (frame("challenge"), frame("pin"))
     else {
         panic!("other frames");
@@ -247,6 +260,11 @@ fn the_documents_limits_are_those_in_force() {
         ("MAX_TOPICS", limit::MAX_TOPICS as u64),
         ("RETENTION", hours(limit::RETENTION)),
         ("PIN_LIFE", hours(limit::PIN_LIFE)),
+        ("INBOX_RETENTION", hours(limit::INBOX_RETENTION)),
+        ("INBOX_PIN_LIFE", hours(limit::INBOX_PIN_LIFE)),
+        ("MAX_ACCOUNTS", limit::MAX_ACCOUNTS as u64),
+        ("MAX_UNHEEDED", u64::from(limit::MAX_UNHEEDED)),
+        ("MAX_TERMS", limit::MAX_TERMS as u64),
         ("PIN_RENEWAL", hours(limit::PIN_RENEWAL)),
         ("DELEGATION_LIFE", hours(limit::DELEGATION_LIFE)),
         ("PIN_RETRY", hours(limit::PIN_RETRY)),

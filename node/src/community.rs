@@ -1,0 +1,18 @@
+//! The community role: what its operator configures.
+//!
+//! A community node is the same program as a personal one, without a vault and without groups. What
+//! differs is that somebody runs it for others: it has a configuration that can be checked before
+//! it is used, and says what it does.
+
+mod config;
+mod disk;
+mod keys;
+mod metrics;
+mod promise;
+mod text;
+
+pub use config::{Config, ConfigError, Layer, Source};
+pub(crate) use disk::{DiskState, DiskWatch};
+pub use keys::{KEYS, Key};
+pub(crate) use metrics::{Metrics, Timings};
+pub use promise::promise;
