@@ -46,8 +46,7 @@
 //! # Layout
 //!
 //! `tree/` is sled's (`conf`, `db`, `snap.*`), `blobs/` holds the largest values. The tree is made as
-//! `tree.new` and renamed once all of it is on disk: a crash never leaves half of one. `tree.old` is there
-//! while a compacted tree takes the place of another. The tree's keys are `k` + the caller's key; `p` + the
+//! `tree.new` and renamed once all of it is on disk: a crash never leaves half of one. The tree's keys are `k` + the caller's key; `p` + the
 //! name of a value + the number of a piece; `f` + the name of a file in use; `s` for the bytes alive.
 
 mod blobs;
@@ -115,7 +114,6 @@ const READ_ATTEMPTS: u32 = 16;
 
 const TREE_DIR: &str = "tree";
 const NEW_TREE_DIR: &str = "tree.new";
-const OLD_TREE_DIR: &str = "tree.old";
 const BLOB_DIR: &str = "blobs";
 /// The file of a tree that holds its log.
 const LOG_FILE: &str = "db";
@@ -137,7 +135,7 @@ const ALIVE: &[u8] = b"s";
 /// values in pieces.
 const COMPACT_FACTOR: u64 = 4;
 /// The size up to which a log is never copied, in bytes.
-const COMPACT_MIN_BYTES: u64 = if cfg!(test) { 8 } else { 64 } * 1024 * 1024;
+const COMPACT_MIN_BYTES: u64 = if cfg!(test) { 2 } else { 64 } * 1024 * 1024;
 
 /// What went wrong inside, before the caller is told what it means.
 type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -306,10 +304,15 @@ impl Store {
         disk::size_of_tree(&self.inner.dir).map_err(|source| io_error(&self.inner.dir, source))
     }
 
+    /// The bytes of keys and values in the tree, without files: what a copy of it takes at least.
+    pub fn alive_bytes(&self) -> u64 {
+        self.inner.alive.load(Ordering::Relaxed)
+    }
+
     /// Tells whether the next open will give much space back.
     pub fn is_wasteful(&self) -> bool {
         let log = self.inner.log.metadata().map_or(0, |log| log.len());
-        is_wasteful(log, self.inner.alive.load(Ordering::Relaxed))
+        is_wasteful(log, self.alive_bytes())
     }
 }
 
@@ -633,7 +636,6 @@ fn open(dir: &Path, disk: Disk) -> Result<Inner, StoreError> {
     let io = |source| io_error(dir, source);
     disk::create_private_dir(&disk, dir).map_err(io)?;
     let tree_dir = dir.join(TREE_DIR);
-    compact::finish(dir, &disk).map_err(io)?;
     create_tree(dir, &tree_dir, &disk)?;
     remove_half_written_snapshots(&tree_dir).map_err(io)?;
     let (db, alive) = compact::open(dir, &tree_dir, &disk)?;

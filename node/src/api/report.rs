@@ -107,7 +107,13 @@ pub struct Sight {
 impl CommunityReport {
     /// Says what the node can see, and what it cannot, in whole sentences.
     pub fn sentences(&self) -> Vec<String> {
+        let takes = match &self.full {
+            None => "It takes new envelopes.".to_owned(),
+            Some(why) => format!("It takes nothing new: {why}. What it holds it serves on."),
+        };
+        let since = self.since.in_local_time("%-d %B %Y, %H:%M");
         let mut said = vec![
+            format!("This community node has run since {since}. {takes}"),
             "What this node can see".to_owned(),
             format!(
                 "  It holds {} sealed envelopes ({} KiB) on {} topics; {} topics are pinned, {} of them inboxes.",
@@ -229,8 +235,14 @@ mod tests {
             "from this one back: 5 2.",
             "What it cannot see",
             "What it keeps",
+            "It takes new envelopes.",
         ] {
             assert!(said.contains(part), "{part}\n{said}");
         }
+        let full = CommunityReport {
+            full: Some("the disk is small".into()),
+            ..report
+        };
+        assert!(full.sentences()[0].contains("It takes nothing new: the disk is small."));
     }
 }

@@ -16,6 +16,9 @@ const POLL: Duration = Duration::from_secs(1);
 /// What must be free, in hundredths of the store's largest size, before things are taken again.
 const SLACK_PERCENT: u64 = 5;
 
+/// How many times what is alive in a store a compact copy of it takes at most.
+const COPY_FACTOR: u64 = 3;
+
 /// What was last seen of the disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct DiskState {
@@ -127,10 +130,13 @@ async fn look(
     was_full: bool,
 ) -> Result<DiskState, StoreError> {
     let look = move || {
+        let free_bytes = free(&dir);
+        // Without room for a copy it would be tried in vain, and interrupt all links for nothing.
+        let copy_bytes = store.alive_bytes().saturating_mul(COPY_FACTOR);
         Ok(DiskState {
             store_bytes: store.size_on_disk()?,
-            free_bytes: free(&dir),
-            wasteful: store.is_wasteful(),
+            free_bytes,
+            wasteful: store.is_wasteful() && free_bytes > copy_bytes,
             ..limits
         }
         .judged(was_full))

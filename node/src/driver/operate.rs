@@ -21,7 +21,7 @@ use crate::{
 /// How long after a start the store is opened anew at the earliest.
 const COMPACT_PAUSE: Duration = Duration::from_secs(6 * 3600);
 /// The same while nothing new is taken.
-const FULL_PAUSE: Duration = Duration::from_secs(60);
+const FULL_PAUSE: Duration = Duration::from_secs(10 * 60);
 
 /// What the operator's side of a loop needs.
 pub(crate) struct Operating {

@@ -1,14 +1,9 @@
 //! Gives space back: copies what is alive into a new tree, which then takes the place of the old one.
 //!
-//! Nothing of the new tree counts before all of it is on disk. Then the old one is moved aside and the new
-//! one into its place, each step synced, so that a crash leaves one of three states, and [`finish`] knows what
-//! to do about each:
-//!
-//! | `tree` | `tree.old` | `tree.new` | then |
-//! |---|---|---|---|
-//! | old | – | unfinished | the new one is deleted |
-//! | – | old | whole | the new one moves into its place |
-//! | new | old | – | the old one is deleted |
+//! Nothing of the new tree counts before all of it is on disk. Then the two trees exchange their names in
+//! one step of the file system: whatever a power loss leaves under the name `tree` is one of them, whole.
+//! What lies under the other name goes, now or at the next open. A file system that cannot exchange names
+//! keeps the old tree, as large as it is.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -17,27 +12,12 @@ use std::time::Instant;
 
 use super::disk::{self, Disk};
 use super::{
-    ALIVE, CLOSING_POLL, CLOSING_WAIT, Cause, LOG_FILE, NEW_TREE_DIR, OLD_TREE_DIR, StoreError,
-    TREE_DIR, damaged, is_wasteful, no_panic, open_sled, open_tree,
+    ALIVE, CLOSING_POLL, CLOSING_WAIT, Cause, LOG_FILE, NEW_TREE_DIR, StoreError, TREE_DIR,
+    damaged, io_error, is_wasteful, no_panic, open_sled, open_tree,
 };
 
 /// The bytes that are copied as one batch.
 const COPY_BYTES: usize = 1024 * 1024;
-
-/// Finishes what a crash interrupted.
-pub(super) fn finish(dir: &Path, disk: &Disk) -> io::Result<()> {
-    let [tree, old, new] = [TREE_DIR, OLD_TREE_DIR, NEW_TREE_DIR].map(|name| dir.join(name));
-    if !old.exists() {
-        return Ok(());
-    }
-    if !tree.exists() {
-        // The old one was moved aside, so all of the new one is on disk.
-        fs::rename(new, &tree)?;
-        disk.sync_dir(dir)?;
-    }
-    fs::remove_dir_all(old)?;
-    disk.sync_dir(dir)
-}
 
 /// Opens the tree, compacted if that gives much space back, and says how many bytes are alive in it.
 pub(super) fn open(
@@ -52,11 +32,17 @@ pub(super) fn open(
         return Ok((db, alive));
     }
     let started = Instant::now();
+    // The same as after any other open, before time passes: see there.
+    disk.sync_dir(tree_dir)
+        .map_err(|source| io_error(dir, source))?;
     match no_panic(|| copy(dir, &db, disk)) {
         Ok(alive) => {
             drop(db);
-            let moved = wait_until_let_go(tree_dir).and_then(|()| take_place(dir, disk));
-            moved.map_err(|source| super::io_error(dir, source))?;
+            let exchanged = wait_until_let_go(tree_dir).and_then(|()| exchange(dir, disk));
+            let alive = match exchanged {
+                Ok(()) => alive,
+                Err(error) => return stay(dir, tree_dir, &error),
+            };
             let db = open_tree(dir, tree_dir)?;
             let now = fs::metadata(tree_dir.join(LOG_FILE)).map_or(0, |log| log.len());
             let took_ms = started.elapsed().as_millis() as u64;
@@ -69,10 +55,9 @@ pub(super) fn open(
             Ok((db, alive))
         }
         Err(cause) => {
-            // Most likely there is no room for two: the old one goes on, as large as it is.
-            tracing::warn!(%cause, "the store could not be copied to give space back");
-            let _gone = fs::remove_dir_all(dir.join(NEW_TREE_DIR));
-            Ok((db, alive))
+            // Most likely there is no room for two.
+            drop(db);
+            stay(dir, tree_dir, &*cause)
         }
     }
 }
@@ -129,14 +114,37 @@ fn copy(dir: &Path, from: &sled::Db, disk: &Disk) -> Result<u64, Cause> {
     Ok(alive)
 }
 
-/// Puts the new tree into the place of the old one, which goes.
-fn take_place(dir: &Path, disk: &Disk) -> io::Result<()> {
-    fs::rename(dir.join(TREE_DIR), dir.join(OLD_TREE_DIR))?;
+/// Gives each of the two trees the other's name, and deletes the old one.
+fn exchange(dir: &Path, disk: &Disk) -> io::Result<()> {
+    let (tree, new) = (dir.join(TREE_DIR), dir.join(NEW_TREE_DIR));
+    exchange_names(&tree, &new)?;
     disk.sync_dir(dir)?;
-    fs::rename(dir.join(NEW_TREE_DIR), dir.join(TREE_DIR))?;
-    disk.sync_dir(dir)?;
-    fs::remove_dir_all(dir.join(OLD_TREE_DIR))?;
+    fs::remove_dir_all(new)?;
     disk.sync_dir(dir)
+}
+
+#[cfg(target_os = "linux")]
+fn exchange_names(one: &Path, other: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    Ok(renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn exchange_names(_one: &Path, _other: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Goes on with the old tree, as large as it is.
+fn stay(
+    dir: &Path,
+    tree_dir: &Path,
+    cause: &dyn std::error::Error,
+) -> Result<(sled::Db, u64), StoreError> {
+    tracing::warn!(%cause, "the store could not give space back");
+    let _gone = fs::remove_dir_all(dir.join(NEW_TREE_DIR));
+    let db = open_tree(dir, tree_dir)?;
+    let alive = no_panic(|| alive(&db)).map_err(|cause| damaged(dir, cause))?;
+    Ok((db, alive))
 }
 
 /// Waits until sled, which closes in the background, writes nothing more: it names its files by their path,
@@ -231,39 +239,30 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         let all = (0..upto).filter(|at| kept(*at)).chain(upto..upto + 40);
         holds_exactly(&store, all);
-        assert!(!dir.path().join(OLD_TREE_DIR).exists());
+        assert!(!dir.path().join(NEW_TREE_DIR).exists());
     }
 
     #[tokio::test]
-    async fn a_crash_while_the_trees_change_places_loses_nothing() {
-        for moved in 0..=3 {
+    async fn a_crash_before_or_after_the_trees_exchange_their_names_loses_nothing() {
+        for exchanged in [false, true] {
             let dir = tempfile::tempdir().unwrap();
             let store = Store::open(dir.path()).unwrap();
             churn(&store, 0..50, |_| true).await;
             drop(store);
-            let [tree, old, new] =
-                [TREE_DIR, OLD_TREE_DIR, NEW_TREE_DIR].map(|name| dir.path().join(name));
+            let [tree, new] = [TREE_DIR, NEW_TREE_DIR].map(|name| dir.path().join(name));
             wait_until_let_go(&tree).unwrap();
             let db = open_tree(dir.path(), &tree).unwrap();
             copy(dir.path(), &db, &Disk::default()).unwrap();
             drop(db);
             wait_until_let_go(&tree).unwrap();
-            if moved == 0 {
-                // Unfinished: it must not be used.
-                fs::write(new.join(LOG_FILE), b"half").unwrap();
+            if exchanged {
+                exchange_names(&tree, &new).unwrap();
             }
-            if moved >= 1 {
-                fs::rename(&tree, &old).unwrap();
-            }
-            if moved >= 2 {
-                fs::rename(&new, &tree).unwrap();
-            }
-            if moved >= 3 {
-                fs::remove_file(old.join(LOG_FILE)).unwrap();
-            }
+            // Whatever lies under the other name must not be used.
+            fs::write(new.join(LOG_FILE), b"half").unwrap();
             let store = Store::open(dir.path()).unwrap();
             holds_exactly(&store, 0..50);
-            assert!(!old.exists() && !new.exists(), "after {moved}");
+            assert!(!new.exists());
         }
     }
 

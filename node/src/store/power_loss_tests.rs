@@ -117,6 +117,8 @@ struct Tally {
     images: usize,
     lives: usize,
     commits: usize,
+    /// Opens that copied the tree to give space back.
+    compacted: usize,
     /// Images with the state after the commit that was under way.
     ahead: usize,
     bad: Vec<String>,
@@ -428,6 +430,11 @@ impl Probe for PullablePlug {
         }
         if !(trial.log_syncs_do_nothing && path.ends_with(LOG_FILE)) {
             trial.disk.synced(path);
+        }
+        if path == live.join(NEW_TREE_DIR) {
+            // A compacted tree is whole, and about to be opened as any other.
+            trial.recovered = false;
+            trial.tally.compacted += usize::from(live.join(TREE_DIR).exists());
         }
         trial.recovered |= path == live.join(TREE_DIR);
         trial.moment(path);

@@ -63,6 +63,24 @@ fn the_example_changes_nothing_and_names_every_key() {
 }
 
 #[test]
+fn peers_are_trusted_and_lists_reach_the_mailbox() {
+    let topic = "ab".repeat(32);
+    let config = of_file(&format!(
+        "peers = [\"/dns4/lamp.example.org/tcp/4001/p2p/{PEER}\"]\nblock_topics = [\"{topic}\"]"
+    ))
+    .unwrap();
+    let access = config.access();
+    let peer: Peer = PEER.parse().unwrap();
+    assert_eq!(access.trusted_clients, [peer.as_bytes().to_vec()].into());
+    assert_eq!(
+        access.block_topics,
+        [TopicId::from_bytes([0xab; 32])].into()
+    );
+    assert!(access.block_clients.is_empty() && access.allow_topics.is_empty());
+    assert_eq!(config.policy().retention(true), Span::DAY.times(90));
+}
+
+#[test]
 fn what_is_in_force_can_be_read_again() {
     let config = of_file(&format!(
         "operator = \"The \\\"Lamp\\\"\"\npeers = [\"/ip4/203.0.113.7/tcp/4001/p2p/{PEER}\"]\nmax_bytes = \"1GiB\""
