@@ -29,13 +29,14 @@ impl Group {
             return Vec::new();
         };
         let mut parting: Vec<String> = Vec::new();
-        let path: Vec<_> = self.tree.path().map(|epoch| &epoch.meta).collect();
-        for pair in path.windows(2).rev() {
-            let [before, after] = pair else { break };
-            if after.made.after(PARTING_KEPT) <= now {
+        let mut later: Option<Time> = None;
+        for epoch in self.tree.path().rev() {
+            // When the commit that ended it became known; the tip has none.
+            let ended = later.replace(epoch.meta.made);
+            if ended.is_some_and(|ended| ended.after(PARTING_KEPT) <= now) {
                 break;
             }
-            for address in &before.policy.community {
+            for address in &epoch.meta.policy.community {
                 let known = policy.community.contains(address) || parting.contains(address);
                 if !known && parting.len() < MAX_ADDRESSES {
                     parting.push(address.clone());
