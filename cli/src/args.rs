@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// A private network of small groups.
 #[derive(Debug, Parser)]
@@ -70,6 +70,15 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "MULTIADDR")]
     pub(crate) listen: Vec<String>,
 
+    /// How far to go to reach other members who do the same
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Reach::Mailbox)]
+    pub(crate) reach: Reach,
+
+    /// Look for members in the local network too, with --reach direct or --listen: everybody in that
+    /// network can see that this node is there
+    #[arg(long)]
+    pub(crate) lan: bool,
+
     /// Community node to use; may be given several times
     #[arg(long, value_name = "MULTIADDR")]
     pub(crate) community: Vec<String>,
@@ -81,6 +90,17 @@ pub(crate) struct UpArgs {
     /// Do not open the page in a browser
     #[arg(long)]
     pub(crate) no_open: bool,
+}
+
+/// How far a personal node goes to reach other members.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Reach {
+    /// Only leave and take messages at community nodes
+    Mailbox,
+    /// Also be connected through community nodes: members see when you are there, not your IP address
+    Circuit,
+    /// Also connect directly where that works: members see your IP address
+    Direct,
 }
 
 #[derive(Debug, Args)]
@@ -351,6 +371,9 @@ mod tests {
             "up",
             "up --listen /ip4/127.0.0.1/tcp/0 --listen /ip4/127.0.0.1/udp/0/quic-v1 \
              --community /ip4/127.0.0.1/tcp/1/p2p/x --api-port 0 --no-open",
+            "up --reach mailbox",
+            "up --reach circuit",
+            "up --reach direct --lan --no-open",
             "community",
             "community --listen /ip4/127.0.0.1/tcp/0 --retention 30d --peer a --peer b",
             "community list",
@@ -405,6 +428,7 @@ mod tests {
             "community --listen x list",
             "invite new Tuesday --expires week",
             "up --api-port 70000",
+            "up --reach far",
         ] {
             let words = std::iter::once("kith").chain(line.split_whitespace());
             assert!(Cli::try_parse_from(words).is_err(), "{line}");

@@ -37,11 +37,11 @@ pub use gate::{CODE_LIFE, CODES_MAX, SESSIONS_MAX};
 pub(crate) use guard::{browsers, cookie_name};
 pub use limits::*;
 pub use reply::{
-    ChangeKind, CommunityLink, CommunityNodes, Delivery, Done, Entries, Entry, EntryKind,
-    GroupCreated, GroupDetail, GroupLog, GroupStanding, GroupSummary, Groups, Hold, HoldUp,
-    HoldUpCause, Invite, InviteCreated, Invites, Join, JoinState, JoinedGroup, Joins, LogChange,
-    LogEntry, Member, Members, NodeStatus, OpenLink, Problem, ProblemKind, Rejoin, Repair, Role,
-    Settling, Status, Subject, VaultCreated, VaultState, short,
+    ChangeKind, CommunityLink, CommunityNodes, Connections, Delivery, Done, Entries, Entry,
+    EntryKind, GroupCreated, GroupDetail, GroupLog, GroupStanding, GroupSummary, Groups, Hold,
+    HoldUp, HoldUpCause, Invite, InviteCreated, Invites, Join, JoinState, JoinedGroup, Joins,
+    LogChange, LogEntry, Member, Members, NodeStatus, OpenLink, Problem, ProblemKind, Rejoin,
+    Repair, Role, Settling, Status, Subject, VaultCreated, VaultState, short,
 };
 pub use report::{CommunityReport, DiskNow, DoneSince, HeldNow, Sight};
 pub use resolve::resolve;

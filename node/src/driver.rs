@@ -17,6 +17,7 @@ mod replies;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -45,7 +46,7 @@ use self::{
 };
 use crate::{
     api::{Answer, ApiError, NodeStatus, Request, Requests, Role, VaultState},
-    network::{GossipId, LinkId, LinkRole, Network, NetworkEvent, Peer, Verdict},
+    network::{self, GossipId, LinkId, LinkRole, Network, NetworkEvent, Peer, Reach, Verdict},
     records::{Records, RecordsError},
 };
 
@@ -53,6 +54,11 @@ use crate::{
 const TURN_INPUTS: usize = 256;
 /// How many addresses of other members of one group are tried at most.
 const MAX_DIRECT: usize = 64;
+/// How many members of one group are called by a circuit at most: gossip needs a handful, and each costs
+/// a community node some work.
+const MAX_CALLED: usize = 8;
+/// How long addresses are gathered before the groups are told of them, all at once.
+const GATHER_ADDRESSES: Span = Span::from_ms(500);
 /// The machines hear of the passing of time at least this often.
 const TICK: Span = Span::SECOND.times(60);
 /// How often a link that was full is tried again.
@@ -116,6 +122,8 @@ struct OpenLink {
     address: Option<String>,
     /// Since when it is up without that a topic has become equal at both ends.
     unsynced: Option<Instant>,
+    /// Its peer may use circuits through us.
+    admitted: bool,
 }
 
 /// To whom a topic is shown, by address.
@@ -161,6 +169,10 @@ pub(crate) struct Driver {
     /// Stored envelopes to hand in again before the step ends.
     reopen: VecDeque<EnvelopeId>,
     listening: BTreeSet<String>,
+    /// The addresses that the groups were told of.
+    announced: BTreeSet<String>,
+    /// When they are told of new ones.
+    announce_at: Option<Time>,
     mailbox_timer: Option<Time>,
     profile_timers: BTreeSet<Time>,
     watching_changed: bool,
@@ -211,6 +223,8 @@ impl Driver {
             traffic: Traffic::default(),
             reopen: VecDeque::new(),
             listening: BTreeSet::new(),
+            announced: BTreeSet::new(),
+            announce_at: None,
             mailbox_timer: Some(Time::from_ms(0)),
             profile_timers: BTreeSet::from([now().after(TICK)]),
             watching_changed: true,
@@ -234,6 +248,9 @@ impl Driver {
         for event in early {
             driver.network_event(event)?;
         }
+        // At once, before anything is said: who reads it knows where its author is.
+        driver.announce_at = None;
+        driver.announce_addresses()?;
         Ok(driver)
     }
 
@@ -301,7 +318,7 @@ impl Driver {
         if self.watching_changed {
             return Duration::ZERO; // What the last turn did at its end has changed it again.
         }
-        let timers = self.mailbox_timer.into_iter();
+        let timers = self.mailbox_timer.into_iter().chain(self.announce_at);
         let due = timers.chain(self.profile_timers.first().copied()).min();
         let due = due.unwrap_or_else(|| now().after(TICK));
         let wait = Duration::from_millis(due.as_ms().saturating_sub(now().as_ms()));
@@ -368,12 +385,19 @@ impl Driver {
     fn network_event(&mut self, event: NetworkEvent) -> Result<(), RecordsError> {
         match event {
             NetworkEvent::Listening { addr } => {
+                if self.profile.is_some() && !self.announced.contains(&addr) {
+                    let gathered = now().after(GATHER_ADDRESSES);
+                    self.announce_at.get_or_insert(gathered);
+                }
                 self.listening.insert(addr);
                 self.watching_changed = true;
-                self.announce_addresses()?;
             }
             NetworkEvent::NotListening { addr, reason } => {
-                tracing::warn!(reason, "no longer listening on one address");
+                // A circuit is back within moments, mostly.
+                match network::circuit_through(&addr) {
+                    Some(_) => tracing::debug!(reason, "no longer reached by one circuit"),
+                    None => tracing::warn!(reason, "no longer listening on one address"),
+                }
                 self.listening.remove(&addr);
             }
             NetworkEvent::LinkUp {
@@ -389,6 +413,7 @@ impl Driver {
                         peer: peer.clone(),
                         address: addr,
                         unsynced: (role == LinkRole::Client).then(Instant::now),
+                        admitted: false,
                     },
                 );
                 let own = self.network.local_peer();
@@ -421,6 +446,7 @@ impl Driver {
                     link: name(link),
                     bytes,
                 })?;
+                self.admit(link);
             }
             NetworkEvent::Gossip {
                 id,
@@ -462,9 +488,26 @@ impl Driver {
         self.end_step()
     }
 
+    /// Lets a peer that has shown that it owns a topic's key be reached, and call, through this
+    /// community node.
+    fn admit(&mut self, link: LinkId) {
+        if let Some(open) = self.links.get_mut(&link.number())
+            && self.profile.is_none()
+            && !open.admitted
+            && self.mailbox.has_pinned(name(link))
+        {
+            open.admitted = true;
+            self.network.admit(link);
+        }
+    }
+
     /// Tells the machines of the time that each of them asked to be told of.
     fn timers(&mut self) -> Result<(), RecordsError> {
         let now = now();
+        if self.announce_at.is_some_and(|due| due <= now) {
+            self.announce_at = None;
+            self.announce_addresses()?;
+        }
         if self.mailbox_timer.is_some_and(|due| due <= now) {
             self.mailbox_timer = None;
             self.step_mailbox(mailbox::Input::Tick)?;
@@ -701,6 +744,7 @@ impl Driver {
         };
         let watched = profile.watched(now());
         let mut topics = BTreeSet::new();
+        let mut meeting_at = BTreeSet::new();
         let mut addresses: BTreeSet<String> = self.configured.iter().cloned().collect();
         let mut outputs = Vec::new();
         for Watched {
@@ -715,9 +759,11 @@ impl Driver {
             } else {
                 &community
             };
-            let direct = group
-                .into_iter()
-                .flat_map(|group| self.direct_addresses(group));
+            if group.is_some() {
+                meeting_at.extend(nodes.iter().cloned());
+            }
+            let direct = group.map(|group| self.direct_addresses(group));
+            let direct = direct.iter().flatten();
             let federation: BTreeSet<String> = nodes.iter().cloned().collect();
             let mut to: BTreeSet<String> = direct.chain(nodes).cloned().collect();
             let key = routing.key();
@@ -751,6 +797,7 @@ impl Driver {
             ));
         }
         self.keep_links(addresses);
+        self.network.reserve_at(&meeting_at);
         self.carry_out_mailbox(outputs)
     }
 
@@ -799,21 +846,50 @@ impl Driver {
         outputs.collect()
     }
 
-    /// Where members of a group can be reached directly. A node that does not itself accept
-    /// connections makes none to members either: it would show them its address.
-    fn direct_addresses(&self, group: GroupId) -> impl Iterator<Item = &String> {
-        let listens = !self.listening.is_empty();
-        let of_group = self
-            .direct
-            .iter()
-            .filter(move |((of, _), _)| listens && *of == group);
-        of_group
-            .flat_map(|(_, addresses)| addresses)
-            .take(MAX_DIRECT)
+    /// Where this node calls members of a group. Of those that are called by a circuit it chooses a
+    /// few, each node others: together they are all connected.
+    fn direct_addresses(&self, group: GroupId) -> Vec<String> {
+        let of_group = self.direct.iter().filter(|((of, _), _)| *of == group);
+        let mut members: Vec<Vec<&String>> = of_group
+            .map(|(_, addresses)| addresses.iter().filter(|a| self.may_call(a)).collect())
+            .filter(|addresses: &Vec<&String>| !addresses.is_empty())
+            .collect();
+        let local = self.network.local_peer();
+        members.sort_by_cached_key(|addresses| {
+            let mut hasher = DefaultHasher::new();
+            (&local, addresses).hash(&mut hasher);
+            hasher.finish()
+        });
+        let is_circuit = |address: &&String| network::circuit_through(address).is_some();
+        let (called, direct): (Vec<_>, Vec<_>) = members
+            .into_iter()
+            .partition(|addresses| addresses.iter().all(is_circuit));
+        let called = called.into_iter().take(MAX_CALLED);
+        let all = direct.into_iter().chain(called).flatten();
+        all.take(MAX_DIRECT).cloned().collect()
     }
 
-    /// A personal node that listens tells its groups where it can be reached.
+    /// Whether a member's address is one that this node calls. A node that does not itself accept
+    /// direct connections makes none to members either: it would show them its address. A circuit must
+    /// lead through a community node that the node uses anyway.
+    fn may_call(&self, address: &str) -> bool {
+        let reach = self.network.reach();
+        match network::circuit_through(address) {
+            Some(through) => reach >= Reach::Circuit && self.kept.contains(through),
+            None => {
+                let mut own = self.listening.iter();
+                reach >= Reach::Direct || own.any(|own| network::circuit_through(own).is_none())
+            }
+        }
+    }
+
+    /// A personal node tells its groups where it can be reached. That an address is gone is not told:
+    /// it will be back, or another comes.
     fn announce_addresses(&mut self) -> Result<(), RecordsError> {
+        if self.listening.is_subset(&self.announced) {
+            return Ok(());
+        }
+        self.announced.clone_from(&self.listening);
         let addresses = self
             .listening
             .iter()
@@ -853,6 +929,7 @@ impl Driver {
             },
             community: self.community_links(self.community().iter(), None),
             listening: self.listening.iter().cloned().collect(),
+            connections: self.network.counts().into(),
             groups: self
                 .profile
                 .as_ref()

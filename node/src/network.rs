@@ -19,26 +19,42 @@
 //! | one link, to be sent | [`NetworkLimits::link_queue_bytes`], [`NetworkLimits::link_queue_frames`] |
 //! | all links, to be sent | [`NetworkLimits::all_queues_bytes`] |
 //! | one link, received | one frame and one receive window (256 KiB each) |
-//! | one connection, received and not read | 8 MiB (TCP), 2 MiB (QUIC) |
+//! | one connection, received and not read | 10 MiB (TCP, circuits), 2 MiB (QUIC) |
 //! | topics, ours and of each peer | [`MAX_TOPICS`] |
 //! | connections | [`NetworkLimits::connections`], [`NetworkLimits::memory_bytes`], 2 a peer |
+//! | circuits that a community node carries | [`NetworkLimits::circuits`], and `relaying` |
 //!
 //! Nothing is contacted or looked up but the addresses that the node was told to keep connected:
 //! there is no discovery, and what peers say of their addresses is not kept. Connections are dialed
 //! from fresh ports.
+//!
+//! The exception is a node that was told to reach further ([`Reach`]). It can be called through its
+//! community nodes, by *circuits* that these carry and cannot read; and, one step further, it
+//! punches holes: both ends of a circuit tell each other the addresses that they are seen at, dial at
+//! one moment, and drop the circuit once they are connected. For that they dial from the port that
+//! they listen on. A node that was told to looks for members in the local network, and calls those
+//! whom it would call anyway.
 
 mod address;
 mod board;
+mod clock;
+mod counts;
 mod driver;
 mod frame;
 mod gossip;
 mod identity;
 mod keep;
+mod lan;
 mod link;
 mod muxer;
 mod outbox;
 #[cfg(test)]
 mod outsider;
+mod path;
+mod probing;
+mod quiet;
+mod relaying;
+mod reserve;
 mod stream;
 mod swarm;
 
@@ -47,6 +63,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::{runtime, sync::mpsc, task::JoinHandle};
 
 pub use board::MAX_KEPT_ADDRESSES;
+pub use counts::Counts;
 pub use frame::MAX_FRAME_BYTES;
 pub use gossip::{MAX_GOSSIP_BYTES, MAX_TOPIC_NAME_BYTES, MAX_TOPICS};
 pub use identity::{NODE_KEY_BYTES, NodeKey, Peer};
@@ -54,8 +71,10 @@ pub use stream::MAILBOX_PROTOCOL;
 
 use address::DialAddress;
 use board::Board;
-use driver::Driver;
+use driver::{Driver, Place};
 use gossip::Followed;
+use relaying::Admitted;
+use swarm::Plan;
 
 /// Most events on their way to the node. With frames of the largest size they hold 16 MiB.
 pub const EVENT_CHANNEL_EVENTS: usize = 64;
@@ -113,6 +132,20 @@ pub enum Role {
     Community,
 }
 
+/// Tells how far a personal node goes to reach other members, and who may see what for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reach {
+    /// Only the mailboxes of community nodes: other members' nodes cannot call this one.
+    #[default]
+    Mailbox,
+    /// Also circuits through community nodes. Members see when this node is there, and a name of it
+    /// that changes at each start; the community node sees who is connected with whom. Members do
+    /// not see IP addresses.
+    Circuit,
+    /// Also direct connections, by punching holes: members see each other's IP address.
+    Direct,
+}
+
 /// What the network may use at most.
 #[derive(Clone, Debug)]
 pub struct NetworkLimits {
@@ -130,6 +163,8 @@ pub struct NetworkLimits {
     pub all_queues_bytes: usize,
     /// How long a peer may take to accept, or to finish, one frame before the link is closed.
     pub stall: Duration,
+    /// Circuits that a community node carries between others.
+    pub circuits: u32,
 }
 
 impl NetworkLimits {
@@ -144,6 +179,7 @@ impl NetworkLimits {
             link_queue_bytes: 2 * 1024 * 1024,
             all_queues_bytes: 64 * 1024 * 1024,
             stall: Duration::from_mins(2),
+            circuits: 0,
         };
         match role {
             Role::Personal => personal,
@@ -152,6 +188,7 @@ impl NetworkLimits {
                 pending_incoming: 512,
                 memory_bytes: 2 * 1024 * 1024 * 1024,
                 all_queues_bytes: 256 * 1024 * 1024,
+                circuits: 4096,
                 ..personal
             },
         }
@@ -168,6 +205,14 @@ pub struct NetworkConfig {
     pub listen: Vec<String>,
     /// What the node does for others.
     pub role: Role,
+    /// How far a personal node goes to reach other members.
+    pub reach: Reach,
+    /// Whether a personal node looks for members in the local network, and tells everybody there that
+    /// it is there. Of use only to a node that can be called.
+    pub lan: bool,
+    /// Addresses at which others reach a community node, if they are not those that it listens on,
+    /// such as `/dns4/example.org/tcp/4001`. Circuits through the node are told to begin there.
+    pub external: Vec<String>,
     /// What it may use at most.
     pub limits: NetworkLimits,
 }
@@ -180,6 +225,9 @@ impl NetworkConfig {
             key,
             listen: Vec::new(),
             role,
+            reach: Reach::default(),
+            lan: false,
+            external: Vec::new(),
             limits: NetworkLimits::of(role),
         }
     }
@@ -364,13 +412,27 @@ pub enum NetworkError {
     },
 }
 
-/// Checks an address that is to be kept connected, without doing anything.
+/// Checks an address of a community node, without doing anything.
 ///
 /// # Errors
 ///
 /// [`NetworkError::BadAddress`] says what is wrong with it.
 pub fn check_address(addr: &str) -> Result<(), NetworkError> {
-    DialAddress::parse(addr).map(|_| ())
+    match DialAddress::parse(addr)?.through {
+        None => Ok(()),
+        Some(_) => Err(NetworkError::BadAddress {
+            addr: addr.to_owned(),
+            reason: "it leads through another node".to_owned(),
+        }),
+    }
+}
+
+/// Gives the address of the community node through which a circuit leads; `None` if the address is of
+/// another kind.
+#[must_use]
+pub fn circuit_through(addr: &str) -> Option<&str> {
+    DialAddress::parse(addr).ok()?.through?;
+    address::community_of(addr)
 }
 
 /// Checks an address to listen on, without doing anything.
@@ -388,6 +450,7 @@ pub struct Network {
     board: Arc<Board>,
     peer: Peer,
     role: Role,
+    reach: Reach,
     task: Option<JoinHandle<()>>,
 }
 
@@ -405,6 +468,9 @@ impl Network {
             key,
             listen,
             role,
+            reach,
+            lan,
+            external,
             limits,
         } = config;
         let runtime = runtime::Handle::try_current().map_err(|_| NetworkError::NoRuntime)?;
@@ -412,9 +478,26 @@ impl Network {
             .iter()
             .map(|addr| address::parse_listen(addr))
             .collect::<Result<Vec<_>, _>>()?;
-        let followed = Followed::default();
-        let mut swarm = swarm::build(&key, role, &limits, !listen.is_empty(), followed.clone())?;
-        for (addr, address) in listen.into_iter().zip(addresses) {
+        let external = external
+            .iter()
+            .map(|addr| address::parse_external(addr))
+            .collect::<Result<Vec<_>, _>>()?;
+        let reach = match role {
+            Role::Personal => reach,
+            Role::Community => Reach::Mailbox,
+        };
+        let (followed, admitted) = (Followed::default(), Admitted::default());
+        let plan = Plan {
+            role,
+            reach,
+            lan,
+            limits: &limits,
+            accepts: !listen.is_empty() || reach >= Reach::Circuit,
+            followed: followed.clone(),
+            admitted: admitted.clone(),
+        };
+        let mut swarm = swarm::build(&key, plan)?;
+        for (addr, address) in listen.into_iter().zip(addresses.clone()) {
             swarm
                 .listen_on(address)
                 .map_err(|error| NetworkError::Listen {
@@ -422,13 +505,31 @@ impl Network {
                     reason: driver::reason_of(&error),
                 })?;
         }
+        let mut silent = Vec::new();
+        if reach >= Reach::Direct && addresses.is_empty() {
+            // Whoever punches holes needs ports to be called at. A machine may lack a kind of them.
+            for address in address::anywhere() {
+                match swarm.listen_on(address) {
+                    Ok(listener) => silent.push(listener),
+                    Err(error) => tracing::debug!(%error, "a kind of port is missing"),
+                }
+            }
+        }
         let board = Arc::new(Board::new(limits));
         let (sender, events) = mpsc::channel(EVENT_CHANNEL_EVENTS);
-        let driver = Driver::new(swarm, board.clone(), followed, sender);
+        let place = Place {
+            role,
+            reach,
+            listen: addresses,
+            silent,
+            external,
+        };
+        let driver = Driver::new(swarm, place, board.clone(), followed, admitted, sender);
         let network = Self {
             board,
             peer: key.peer(),
             role,
+            reach,
             task: Some(runtime.spawn(driver.run())),
         };
         Ok((network, events))
@@ -438,6 +539,12 @@ impl Network {
     #[must_use]
     pub fn local_peer(&self) -> Peer {
         self.peer.clone()
+    }
+
+    /// Tells how far the node goes to reach other members.
+    #[must_use]
+    pub fn reach(&self) -> Reach {
+        self.reach
     }
 
     /// Keeps a link open to the mailbox at an address, which must end in `/p2p/PEER`: dials it, and
@@ -462,6 +569,26 @@ impl Network {
     /// was sent, and then its connection, unless the peer uses our mailbox.
     pub fn let_go(&self, addr_or_peer: &str) {
         self.board.let_go(addr_or_peer);
+    }
+
+    /// Reserves places at exactly these community nodes, so that other members can call this node
+    /// through them, for as long as they are kept connected. Tells of it by `Listening` and
+    /// `NotListening`. Does nothing unless the node reaches as far as [`Reach::Circuit`].
+    pub fn reserve_at<'a>(&self, addrs: impl IntoIterator<Item = &'a String>) {
+        let peers = addrs.into_iter().filter_map(|addr| Peer::of_address(addr));
+        self.board.reserve_at(peers.map(|peer| peer.id()).collect());
+    }
+
+    /// Lets the peer of a link that it opened use circuits through this community node, for as long as
+    /// the link lives.
+    pub fn admit(&self, link: LinkId) {
+        self.board.admit(link);
+    }
+
+    /// Tells how much goes on.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.board.counts()
     }
 
     /// Follows a topic: messages that other members gossip on it arrive as `Gossip`.

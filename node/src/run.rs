@@ -22,13 +22,13 @@ use tokio::{
 
 use crate::{
     api::{
-        self, Answer, ApiConfig, ApiError, EndpointError, Handle, NodeStatus, Reply, Request,
-        Requests, Role, Secret, ServeError, Serving, VaultState,
+        self, Answer, ApiConfig, ApiError, Connections, EndpointError, Handle, NodeStatus, Reply,
+        Request, Requests, Role, Secret, ServeError, Serving, VaultState,
     },
     community::{Config, DiskWatch, Metrics, Timings},
     driver::{self, Driver, Ended, Operating, Parts, Setting},
     lock::{LockError, ProfileLock},
-    network::{self, Network, NetworkConfig, NetworkError, NetworkEvent, NodeKey, Peer},
+    network::{self, Network, NetworkConfig, NetworkError, NetworkEvent, NodeKey, Peer, Reach},
     profile::{self, ProfileError, STORE_DIR},
     records::{Records, RecordsError},
     store::{Store, StoreError},
@@ -46,6 +46,10 @@ pub struct PersonalConfig {
     pub profile: PathBuf,
     /// Multiaddrs to listen on; with none, nobody can connect to the node.
     pub listen: Vec<String>,
+    /// How far the node goes to reach other members.
+    pub reach: Reach,
+    /// Whether members are looked for in the local network, which shows this node there.
+    pub lan: bool,
     /// Multiaddrs of community nodes, each ending in `/p2p/…`.
     pub community: Vec<String>,
     /// Port of the local API on 127.0.0.1; 0 lets the system choose.
@@ -329,6 +333,8 @@ async fn community_once(
         key,
         role: network::Role::Community,
         listen: config.listen.clone(),
+        reach: Reach::Mailbox,
+        lan: false,
         community: peers,
     })
     .await?;
@@ -485,6 +491,7 @@ fn locked_status(config: &PersonalConfig) -> NodeStatus {
         vault,
         community: Vec::new(),
         listening: Vec::new(),
+        connections: Connections::default(),
         groups: 0,
     }
 }
@@ -515,6 +522,8 @@ async fn open_vault(
         key,
         role: network::Role::Personal,
         listen: config.listen.clone(),
+        reach: config.reach,
+        lan: config.lan,
         community: config.community.clone(),
     })
     .await
@@ -527,6 +536,8 @@ struct Start {
     key: NodeKey,
     role: network::Role,
     listen: Vec<String>,
+    reach: Reach,
+    lan: bool,
     community: Vec<String>,
 }
 
@@ -535,6 +546,8 @@ async fn start(start: Start) -> Result<(Driver, Vec<String>), RunError> {
     let expected = start.listen.len();
     let mut config = NetworkConfig::new(start.key, start.role);
     config.listen = start.listen;
+    config.reach = start.reach;
+    config.lan = start.lan;
     let (network, mut events) = Network::start(config)?;
     let (early, listening) = await_addresses(&mut events, expected).await;
     let parts = Parts {

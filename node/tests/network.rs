@@ -18,6 +18,9 @@ use kith_node::network::{
     GossipId, LinkId, LinkRole, MAX_FRAME_BYTES, MAX_GOSSIP_BYTES, MAX_TOPICS, Network,
     NetworkConfig, NetworkError, NetworkEvent, NodeKey, Peer, Role, Verdict,
 };
+#[path = "network/reach.rs"]
+mod reach;
+
 use tokio::{
     io::copy_bidirectional,
     net::TcpStream,

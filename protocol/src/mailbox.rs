@@ -210,6 +210,12 @@ impl Mailbox {
         self.index.find(topic, bucket, id).is_some()
     }
 
+    /// Tells whether the peer of a served link has shown that it owns some topic's key.
+    pub fn has_pinned(&self, link: LinkId) -> bool {
+        let served = self.served.get(&link);
+        served.is_some_and(|served| served.pins().next().is_some())
+    }
+
     /// Takes one input and says what is to be done about it.
     #[must_use = "outputs are the only effect of a mailbox"]
     pub fn handle(

@@ -7,6 +7,7 @@
 
 #[cfg(test)]
 mod hostile;
+mod told;
 
 use std::collections::BTreeMap;
 
@@ -156,7 +157,8 @@ pub enum Command {
         /// Which one.
         group: GroupId,
     },
-    /// Tells all groups where this node can be reached directly.
+    /// Tells all groups where this node can be reached. A circuit is told only to groups that use the
+    /// community node through which it leads, or that name none.
     Announce {
         /// Multiaddrs with a peer id.
         addresses: Vec<String>,
@@ -637,13 +639,11 @@ impl Profile {
                     .values_mut()
                     .filter(|group| group.removal().is_none() && !group.is_leaving())
                 {
-                    // One group that cannot be told does not keep the others from it.
-                    let _ = group.say(
-                        Body::Address {
-                            addresses: self.announced.clone(),
-                        },
-                        context,
-                    );
+                    let addresses = told::told_to(group.policy(), &self.announced);
+                    if !addresses.is_empty() {
+                        // One group that cannot be told does not keep the others from it.
+                        let _ = group.say(Body::Address { addresses }, context);
+                    }
                 }
                 Ok(Outcome::Done)
             }
@@ -887,13 +887,9 @@ impl Profile {
         }
         let mut joined = Group::begin(group, salt, key, first, context)?;
         joined.note_welcome(seq, context)?;
-        if !self.announced.is_empty() {
-            joined.say(
-                Body::Address {
-                    addresses: self.announced.clone(),
-                },
-                context,
-            )?;
+        let addresses = told::told_to(joined.policy(), &self.announced);
+        if !addresses.is_empty() {
+            joined.say(Body::Address { addresses }, context)?;
         }
         self.groups.insert(group, joined);
         Ok(group)

@@ -351,6 +351,14 @@ impl Community {
         Self::start_at(home, &format!("/ip4/{}/tcp/{OWN_PORT}", half.address))
     }
 
+    /// Starts one that is reached over TCP and QUIC, in a place that has an address of its own.
+    pub fn start_on_both(place: &Place, address: &str) -> Self {
+        let home = Home::new_in("the community", place);
+        let quic = format!("/ip4/{address}/udp/{OWN_PORT}/quic-v1");
+        let tcp = format!("/ip4/{address}/tcp/{OWN_PORT}");
+        Self::start_at_with(home, &tcp, &["--listen", &quic])
+    }
+
     /// Starts it anew, as a peer of these others.
     pub fn peers_with<'a>(&mut self, others: impl IntoIterator<Item = &'a str>) {
         for address in others {
@@ -452,6 +460,16 @@ impl Member {
     pub fn start_alone(name: &str) -> Self {
         let pseudonym = format!("{name} of the test");
         let mut member = Self::prepared(Home::new(name), &pseudonym, &[], &[]);
+        member.node.start();
+        member
+    }
+
+    /// Makes a profile and starts a node in a place, that goes so far to reach other members: the words
+    /// after `--reach`.
+    pub fn start_reaching(place: &Place, name: &str, community: &Community, reach: &str) -> Self {
+        let home = Home::new_in(name, place);
+        let more: Vec<_> = ["--reach"].into_iter().chain(reach.split(' ')).collect();
+        let mut member = Self::prepared(home, &format!("{name} of the test"), &[community], &more);
         member.node.start();
         member
     }

@@ -1,6 +1,6 @@
 //! `kith status`: shows what the running node does.
 
-use kith_node::api::{Role, Status, VaultState};
+use kith_node::api::{Connections, Role, Status, VaultState};
 
 use crate::args::Cli;
 use crate::client::Client;
@@ -36,6 +36,11 @@ fn text(status: &Status) -> String {
     for address in &node.listening {
         lines.push(format!("listening  {address}"));
     }
+    let Connections { tcp, quic, circuit } = node.connections;
+    lines.push(format!(
+        "connected  {} directly, {circuit} through community nodes",
+        tcp + quic
+    ));
     for link in &node.community {
         let state = match link.connected {
             true => "connected",

@@ -4,12 +4,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use kith_node::api::{Done, OpenLink, Secret};
+use kith_node::network::Reach;
 use kith_node::profile;
 use kith_node::run::{self, Announce, PersonalConfig, RunError};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
-use crate::args::{Cli, UpArgs};
+use crate::args::{self, Cli, UpArgs};
 use crate::client::{Client, profile_dir};
 use crate::error::{CliError, Exit};
 use crate::output::Output;
@@ -54,6 +55,12 @@ pub(crate) fn run(cli: &Cli, args: &UpArgs, output: &mut Output) -> Result<(), C
         let config = PersonalConfig {
             profile: profile.clone(),
             listen: args.listen.clone(),
+            lan: args.lan,
+            reach: match args.reach {
+                args::Reach::Mailbox => Reach::Mailbox,
+                args::Reach::Circuit => Reach::Circuit,
+                args::Reach::Direct => Reach::Direct,
+            },
             community: args.community.clone(),
             api_port: args.api_port,
             passphrase,

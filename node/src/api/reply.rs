@@ -111,8 +111,31 @@ pub struct NodeStatus {
     pub community: Vec<CommunityLink>,
     /// The multiaddrs on which it accepts connections.
     pub listening: Vec<String>,
+    /// How many other nodes it is connected with, and how.
+    pub connections: Connections,
     /// How many groups it is in; 0 while the vault is closed.
     pub groups: u32,
+}
+
+/// How many connections a node has, by the way they take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Connections {
+    /// From machine to machine, over TCP.
+    pub tcp: u64,
+    /// From machine to machine, over QUIC.
+    pub quic: u64,
+    /// Carried by a community node.
+    pub circuit: u64,
+}
+
+impl From<crate::network::Counts> for Connections {
+    fn from(counts: crate::network::Counts) -> Self {
+        Self {
+            tcp: counts.tcp,
+            quic: counts.quic,
+            circuit: counts.circuit,
+        }
+    }
 }
 
 /// What the node is and does.

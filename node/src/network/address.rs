@@ -1,11 +1,17 @@
 //! Addresses, as users write them, and the few forms that are accepted.
 //!
 //! A node contacts nothing but the addresses that it was given, so the accepted forms are those
-//! that name one machine: no `/dnsaddr` (a TXT record that names others), no circuit. Names are
+//! that name one machine: no `/dnsaddr` (a TXT record that names others). A *circuit* names the
+//! community node that it leads through; it is only ever used over a connection that there is to that
+//! node, so that it makes nobody contact a machine that they would not contact anyway. Names are
 //! looked up by the operating system's own resolver, at the moment of dialing: a resolver that
 //! reads its configuration once, at start, is stale as soon as a laptop changes networks.
 
-use std::{borrow::Cow, net::IpAddr, time::Duration};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 
@@ -21,7 +27,10 @@ const MAX_LOOKUP_ADDRESSES: usize = 8;
 pub(super) struct DialAddress {
     /// As it was given, to speak of it in events.
     pub text: String,
+    /// Who answers there: of a circuit, the peer at its far end.
     pub peer: PeerId,
+    /// The community node that it leads through, if it is a circuit; host and port are that node's.
+    pub through: Option<PeerId>,
     host: Host,
     port: u16,
     transport: Transport,
@@ -48,6 +57,9 @@ enum Transport {
 
 const DIAL_FORM: &str = "expected /ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT/p2p/PEER \
                          or .../udp/PORT/quic-v1/p2p/PEER";
+const EXTERNAL_FORM: &str = "expected /ip4|ip6|dns|dns4|dns6/HOST/tcp/PORT or .../udp/PORT/quic-v1";
+/// Stands in a circuit's address between the community node and the peer at its far end.
+const CIRCUIT: &str = "/p2p-circuit";
 const LISTEN_FORM: &str = "expected /ip4|ip6/ADDRESS/tcp/PORT or .../udp/PORT/quic-v1";
 
 impl DialAddress {
@@ -58,21 +70,34 @@ impl DialAddress {
         let (host, (transport, port)) = host(parts.next())
             .zip(transport(&mut parts))
             .ok_or_else(|| bad(text, DIAL_FORM))?;
-        match (parts.next(), parts.next()) {
-            (Some(Protocol::P2p(peer)), None) if port != 0 => Ok(Self {
-                text: text.to_owned(),
-                peer,
-                host,
-                port,
-                transport,
-            }),
-            _ => Err(bad(text, DIAL_FORM)),
+        let rest = (parts.next(), parts.next(), parts.next(), parts.next());
+        let (peer, through) = match rest {
+            (Some(Protocol::P2p(peer)), None, ..) => (peer, None),
+            (
+                Some(Protocol::P2p(through)),
+                Some(Protocol::P2pCircuit),
+                Some(Protocol::P2p(peer)),
+                None,
+            ) if peer != through => (peer, Some(through)),
+            _ => return Err(bad(text, DIAL_FORM)),
+        };
+        if port == 0 {
+            return Err(bad(text, DIAL_FORM));
         }
+        Ok(Self {
+            text: text.to_owned(),
+            peer,
+            through,
+            host,
+            port,
+            transport,
+        })
     }
 
-    /// Whether dialing it asks the operating system for a name.
+    /// Whether dialing it asks the operating system for a name. A circuit uses a connection that
+    /// there is.
     pub(super) fn needs_lookup(&self) -> bool {
-        matches!(self.host, Host::Name { .. })
+        self.through.is_none() && matches!(self.host, Host::Name { .. })
     }
 
     /// Gives the machine addresses behind it, looking its name up if it has one.
@@ -98,11 +123,11 @@ impl DialAddress {
         Ok(found)
     }
 
-    /// Gives its machine address if that needs no lookup.
+    /// Gives its machine address if that needs no lookup. A circuit has none of its own.
     pub(super) fn literal(&self) -> Option<Multiaddr> {
         match self.host {
-            Host::Ip(ip) => Some(self.at(ip)),
-            Host::Name { .. } => None,
+            Host::Ip(ip) if self.through.is_none() => Some(self.at(ip)),
+            _ => None,
         }
     }
 
@@ -137,6 +162,68 @@ pub(super) fn parse_listen(text: &str) -> Result<Multiaddr, NetworkError> {
         (Some(Host::Ip(_)), Some(_), None) => Ok(multiaddr),
         _ => Err(bad(text, LISTEN_FORM)),
     }
+}
+
+/// Reads an address at which others reach a node that listens elsewhere, as behind a router.
+pub(super) fn parse_external(text: &str) -> Result<Multiaddr, NetworkError> {
+    let multiaddr = parse(text)?;
+    let mut parts = multiaddr.iter();
+    let read = host(parts.next()).zip(transport(&mut parts));
+    match (read, parts.next()) {
+        (Some((_, (_, port))), None) if port != 0 => Ok(multiaddr),
+        _ => Err(bad(text, EXTERNAL_FORM)),
+    }
+}
+
+/// Writes where a node can be reached by a circuit through a community node.
+pub(super) fn circuit_text(community: &str, peer: PeerId) -> String {
+    format!("{community}{CIRCUIT}/p2p/{peer}")
+}
+
+/// Any free port of this machine, of each kind.
+pub(super) fn anywhere() -> impl Iterator<Item = Multiaddr> {
+    let ips: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+    ips.into_iter().flat_map(|ip| {
+        let quic = Multiaddr::from(ip).with(Protocol::Udp(0));
+        let tcp = Multiaddr::from(ip).with(Protocol::Tcp(0));
+        [quic.with(Protocol::QuicV1), tcp]
+    })
+}
+
+/// Gives what comes before the circuit in an address that has one.
+pub(super) fn community_of(circuit: &str) -> Option<&str> {
+    circuit.split_once(CIRCUIT).map(|(community, _)| community)
+}
+
+/// Makes the machine address of circuits through a peer that we are connected to there.
+pub(super) fn circuit_through(reached: &Multiaddr, through: PeerId) -> Multiaddr {
+    without_peer(reached)
+        .with(Protocol::P2p(through))
+        .with(Protocol::P2pCircuit)
+}
+
+/// Gives the IP address of a machine address.
+pub(super) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
+    match address.iter().next()? {
+        Protocol::Ip4(ip) => Some(ip.into()),
+        Protocol::Ip6(ip) => Some(ip.into()),
+        _ => None,
+    }
+}
+
+/// Whether an address is that of a machine, not one that leads through another node.
+pub(super) fn is_machine(address: &Multiaddr) -> bool {
+    address.iter().all(|part| part != Protocol::P2pCircuit)
+}
+
+/// Whether packets to an address stay in the machine.
+pub(super) fn is_loopback(address: &Multiaddr) -> bool {
+    ip_of(address).is_some_and(|ip| ip.is_loopback())
+}
+
+/// Whether an address is spoken to by QUIC.
+pub(super) fn is_quic(address: &Multiaddr) -> bool {
+    address.iter().any(|part| part == Protocol::QuicV1)
 }
 
 /// Appends who answers at an address, as users hand it on.
@@ -197,6 +284,7 @@ mod tests {
     use super::*;
 
     const PEER: &str = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp";
+    const OTHER: &str = "12D3KooWRzCVDwHUkgdK7eRgnoXbjDAELhxPErjHzbRLguSV1aRt";
 
     fn refused(addr: &str) {
         let error = DialAddress::parse(addr).unwrap_err().to_string();
@@ -230,6 +318,35 @@ mod tests {
         refused(&format!("/ip4/192.0.2.1/udp/4001/p2p/{PEER}"));
         refused(&format!("/ip4/192.0.2.1/tcp/4001/p2p/{PEER}/p2p-circuit"));
         refused(&format!("/p2p/{PEER}"));
+        refused(&format!("/p2p/{PEER}/p2p-circuit/p2p/{OTHER}"));
+        let twice = format!("/p2p/{OTHER}/p2p-circuit/p2p/{PEER}/p2p-circuit/p2p/{OTHER}");
+        refused(&format!("/ip4/192.0.2.1/tcp/4001{twice}"));
+        refused(&format!(
+            "/ip4/192.0.2.1/tcp/4001/p2p/{PEER}/p2p-circuit/p2p/{PEER}"
+        ));
+    }
+
+    #[test]
+    fn a_circuit_names_both_ends_and_asks_nobody_for_a_name() {
+        let community = format!("/dns4/example.org/tcp/4001/p2p/{OTHER}");
+        let text = circuit_text(&community, PEER.parse().unwrap());
+        let circuit = DialAddress::parse(&text).unwrap();
+        assert_eq!(circuit.peer.to_string(), PEER);
+        assert_eq!(
+            circuit.through.map(|peer| peer.to_string()).as_deref(),
+            Some(OTHER)
+        );
+        assert!(!circuit.needs_lookup());
+        assert_eq!(circuit.literal(), None);
+        assert_eq!(DialAddress::parse(&community).unwrap().through, None);
+    }
+
+    #[test]
+    fn an_external_address_may_be_a_name_and_has_a_port() {
+        assert!(parse_external("/dns4/example.org/tcp/4001").is_ok());
+        assert!(parse_external("/ip6/2001:db8::1/udp/4001/quic-v1").is_ok());
+        assert!(parse_external("/ip4/192.0.2.1/tcp/0").is_err());
+        assert!(parse_external(&format!("/ip4/192.0.2.1/tcp/1/p2p/{PEER}")).is_err());
     }
 
     #[test]

@@ -10,10 +10,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use libp2p::PeerId;
 use tokio::sync::Notify;
 
 use super::{
-    GossipId, LinkId, NetworkError, NetworkLimits, Peer, Verdict,
+    Counts, GossipId, LinkId, NetworkError, NetworkLimits, Peer, Verdict,
     address::DialAddress,
     frame::{HEADER_BYTES, MAX_FRAME_BYTES},
     gossip::{MAX_GOSSIP_BYTES, MAX_TOPIC_NAME_BYTES, MAX_TOPICS},
@@ -39,6 +40,12 @@ struct State {
     stopping: bool,
     kept: BTreeMap<String, DialAddress>,
     kept_changed: bool,
+    /// Community nodes to reserve places at; no more than there are kept addresses.
+    reserve: BTreeSet<PeerId>,
+    reserve_changed: bool,
+    /// Links whose peers may use circuits; no more than there are links.
+    admit: Vec<LinkId>,
+    counts: Counts,
     topics: BTreeSet<String>,
     topics_changed: bool,
     publish: VecDeque<Publish>,
@@ -61,6 +68,8 @@ pub(super) struct Publish {
 pub(super) struct News {
     pub stopping: bool,
     pub kept: Option<Vec<DialAddress>>,
+    pub reserve: Option<BTreeSet<PeerId>>,
+    pub admit: Vec<LinkId>,
     pub topics: Option<BTreeSet<String>>,
     pub publish: VecDeque<Publish>,
     pub verdicts: Vec<(GossipId, Verdict)>,
@@ -154,6 +163,30 @@ impl Board {
         state.kept_changed |= state.kept.len() != before;
         drop(state);
         self.news.notify_one();
+    }
+
+    pub(super) fn reserve_at(&self, peers: BTreeSet<PeerId>) {
+        let mut state = self.lock();
+        if state.reserve == peers {
+            return;
+        }
+        state.reserve = peers;
+        state.reserve_changed = true;
+        drop(state);
+        self.news.notify_one();
+    }
+
+    pub(super) fn admit(&self, link: LinkId) {
+        let mut state = self.lock();
+        if state.links.contains_key(&link) && !state.admit.contains(&link) {
+            state.admit.push(link);
+            drop(state);
+            self.news.notify_one();
+        }
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        self.lock().counts
     }
 
     pub(super) fn subscribe(&self, topic_name: String) -> Result<(), NetworkError> {
@@ -271,10 +304,16 @@ impl Board {
             stopping: state.stopping,
             kept: std::mem::take(&mut state.kept_changed)
                 .then(|| state.kept.values().cloned().collect()),
+            reserve: std::mem::take(&mut state.reserve_changed).then(|| state.reserve.clone()),
+            admit: std::mem::take(&mut state.admit),
             topics: std::mem::take(&mut state.topics_changed).then(|| state.topics.clone()),
             publish: std::mem::take(&mut state.publish),
             verdicts: std::mem::take(&mut state.verdicts),
         }
+    }
+
+    pub(super) fn show(&self, counts: Counts) {
+        self.lock().counts = counts;
     }
 
     /// Makes a link's queue. Its task waits on what is returned.

@@ -9,15 +9,17 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     error::Error,
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use futures::StreamExt;
 use libp2p::{
     Multiaddr, PeerId, Swarm,
-    core::ConnectedPoint,
+    core::{ConnectedPoint, transport::ListenerId},
     gossipsub::{self, IdentTopic, MessageAcceptance, TopicHash},
-    ping,
+    mdns,
+    multiaddr::Protocol,
+    ping, relay,
     swarm::{
         ConnectionId, DialError, SwarmEvent,
         dial_opts::{DialOpts, PeerCondition},
@@ -30,13 +32,17 @@ use tokio::{
 };
 
 use super::{
-    GossipId, LinkId, LinkRole, NetworkEvent, Peer, Verdict, address,
+    Counts, GossipId, LinkId, LinkRole, NetworkEvent, Peer, Reach, Role, Verdict, address,
     address::DialAddress,
     board::{Board, News, Publish},
+    clock::Clocks,
     gossip::{Docket, Followed, REJECTS_TOLERATED, Unjudged},
     keep::{Kept, Phase, Target, chance},
     link::Link,
     outbox::Outbox,
+    path::{self, Path, Taste},
+    relaying::Admitted,
+    reserve::{At, Reservation},
     stream,
     swarm::{Behaviour, Event},
 };
@@ -51,9 +57,36 @@ const MAX_BLOCKED_PEERS: usize = 1024;
 /// Longest time that stopping spends on writing what is queued, and again on saying goodbye.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
+/// How often a peer that is connected by a circuit is tried at the direct addresses that it named.
+const IMPROVE_EACH: Duration = Duration::from_mins(5);
+/// How long it is left in peace before the first time.
+const IMPROVE_SOON: Duration = Duration::from_secs(3);
+/// How long the one of two members that waits lets the other call first by a circuit, so that they do
+/// not make two at one moment.
+const COURTESY: Duration = Duration::from_millis(1500);
+/// How far apart two connections may come that are taken to be made at one moment.
+const AT_ONE_MOMENT: Duration = Duration::from_secs(10);
+/// How long a community node that we could not reach by QUIC is not tried again.
+const QUIC_RETRY: Duration = Duration::from_hours(1);
+
+/// What the node is, and where it can be found.
+pub(super) struct Place {
+    pub role: Role,
+    pub reach: Reach,
+    /// The addresses that it was told to listen on.
+    pub listen: Vec<Multiaddr>,
+    /// Listeners whose addresses the node is not told: they are there to be called at by who was told
+    /// by a circuit.
+    pub silent: Vec<ListenerId>,
+    /// Those at which others reach it, if it was told.
+    pub external: Vec<Multiaddr>,
+}
+
 /// Everything that the task owns.
 pub(super) struct Driver {
     swarm: Swarm<Behaviour>,
+    place: Place,
+    clocks: Clocks,
     board: Arc<Board>,
     events: mpsc::Sender<NetworkEvent>,
     outbox: Outbox,
@@ -61,7 +94,22 @@ pub(super) struct Driver {
     /// Peers that lost one connection and have another; see [`Driver::nudge_bereaved`].
     bereaved: BTreeSet<PeerId>,
     kept: BTreeMap<PeerId, Kept>,
+    /// Places at community nodes, held or wanted.
+    reservations: BTreeMap<PeerId, Reservation>,
+    /// The addresses by circuits that the node was told of.
+    told: BTreeSet<String>,
+    /// When each community node was last tried by QUIC.
+    quic_tried: BTreeMap<PeerId, Instant>,
+    /// Where peers can be called in the local network; as many as `lan` remembers.
+    nearby: BTreeMap<PeerId, BTreeSet<Multiaddr>>,
+    /// Peers that may use circuits through us.
+    admitted: Admitted,
+    /// Peers that have a place with us.
+    reserved: BTreeSet<PeerId>,
+    counts: Counts,
     links: BTreeMap<LinkId, LiveLink>,
+    /// Links that others opened to us.
+    links_served: usize,
     link_tasks: JoinSet<LinkId>,
     next_link: u64,
     lookups: JoinSet<(PeerId, Vec<Lookup>)>,
@@ -75,6 +123,16 @@ struct Connection {
     id: ConnectionId,
     /// The address, as the user wrote it, that we dialed.
     dialed: Option<String>,
+    path: Path,
+    /// Made by the peer.
+    theirs: bool,
+    /// The machine address of the peer.
+    remote: Multiaddr,
+    since: Instant,
+    /// Made by the one of the two whose peer id is the smaller.
+    by_smaller: bool,
+    /// A better one has taken its place: it ends when its links have.
+    leaving: bool,
 }
 
 struct LiveLink {
@@ -91,13 +149,27 @@ struct Lookup {
 
 impl Driver {
     pub(super) fn new(
-        swarm: Swarm<Behaviour>,
+        mut swarm: Swarm<Behaviour>,
+        place: Place,
         board: Arc<Board>,
         followed: Followed,
+        admitted: Admitted,
         events: mpsc::Sender<NetworkEvent>,
     ) -> Self {
+        for address in &place.external {
+            swarm.add_external_address(address.clone());
+        }
         Self {
             swarm,
+            place,
+            clocks: Clocks::new(Instant::now(), SystemTime::now()),
+            reservations: BTreeMap::new(),
+            told: BTreeSet::new(),
+            quic_tried: BTreeMap::new(),
+            nearby: BTreeMap::new(),
+            admitted,
+            reserved: BTreeSet::new(),
+            counts: Counts::default(),
             board,
             outbox: Outbox::new(events.clone()),
             events,
@@ -105,6 +177,7 @@ impl Driver {
             bereaved: BTreeSet::new(),
             kept: BTreeMap::new(),
             links: BTreeMap::new(),
+            links_served: 0,
             link_tasks: JoinSet::new(),
             next_link: 0,
             lookups: JoinSet::new(),
@@ -125,7 +198,8 @@ impl Driver {
             }
             self.on_news(news);
             self.try_due();
-            let due = self.kept.values().filter_map(Kept::due).min();
+            board.show(self.counts());
+            let due = self.due();
             tokio::select! {
                 event = self.swarm.select_next_some() => self.on_swarm(event),
                 Some(ended) = self.link_tasks.join_next() => match ended {
@@ -138,7 +212,7 @@ impl Driver {
                 }
                 () = self.outbox.deliver() => {}
                 () = board.changed() => {}
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+                () = sleep_until(due) => {}
                 () = events.closed() => break,
             }
         }
@@ -150,6 +224,14 @@ impl Driver {
     fn on_news(&mut self, news: News) {
         if let Some(kept) = news.kept {
             self.on_kept(kept);
+        }
+        if let Some(peers) = news.reserve {
+            self.on_reserve(peers);
+        }
+        for link in news.admit {
+            if let Some(live) = self.links.get(&link) {
+                self.admitted.admit(link, live.peer);
+            }
         }
         if let Some(topics) = news.topics {
             self.on_topics(topics);
@@ -177,10 +259,20 @@ impl Driver {
         for peer in gone {
             self.let_go(peer);
         }
+        let local = *self.swarm.local_peer_id();
         for (peer, addresses) in wanted {
             let kept = self.kept.entry(peer).or_insert_with(|| Kept::new(now));
+            let is_new = kept.addresses.is_empty();
+            if kept.is_by_circuit() && !is_new {
+                // It may have named a direct address since.
+                kept.improve = Some(now);
+            }
             kept.addresses = addresses;
+            if is_new && kept.is_by_circuit() && local > peer {
+                kept.phase = Phase::Waiting(now + COURTESY);
+            }
         }
+        self.tell_circuits();
     }
 
     fn let_go(&mut self, peer: PeerId) {
@@ -280,8 +372,34 @@ impl Driver {
 
     // Keeping peers connected.
 
+    fn due(&self) -> Instant {
+        let kept = self.kept.values();
+        let kept = kept.flat_map(|kept| kept.due().into_iter().chain(kept.improve));
+        let places = self
+            .reservations
+            .iter()
+            // One that waits for its community node waits for no time.
+            .filter(|(peer, place)| !place.is_waiting() || self.can_reserve(**peer))
+            .map(|(_, place)| place.due());
+        let clocks = match self.place.role {
+            Role::Personal => Some(self.clocks.due()),
+            Role::Community => None,
+        };
+        let all = kept.chain(places).chain(clocks);
+        all.min()
+            .unwrap_or_else(|| Instant::now() + Duration::from_hours(1))
+    }
+
     fn try_due(&mut self) {
         let now = Instant::now();
+        if self.place.role == Role::Personal
+            && now >= self.clocks.due()
+            && self.clocks.slept(now, SystemTime::now())
+        {
+            self.wake_up();
+        }
+        self.try_reservations(now);
+        self.try_better(now);
         let due: Vec<PeerId> = self
             .kept
             .iter()
@@ -293,9 +411,120 @@ impl Driver {
         }
     }
 
+    /// Connects anew: the machine slept, and no connection can be trusted.
+    fn wake_up(&mut self) {
+        tracing::info!("the machine slept; connecting anew");
+        let peers: Vec<PeerId> = self.connections.keys().copied().collect();
+        for peer in peers {
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        self.hurry();
+    }
+
+    /// Tries all that waits at once.
+    fn hurry(&mut self) {
+        let now = Instant::now();
+        for kept in self.kept.values_mut() {
+            kept.hurry(now);
+        }
+    }
+
+    /// Tries peers that are connected by a circuit only at the direct addresses that they named.
+    fn try_better(&mut self, now: Instant) {
+        let due: Vec<PeerId> = self
+            .kept
+            .iter()
+            .filter(|(_, kept)| kept.improve.is_some_and(|due| due <= now))
+            .map(|(peer, _)| *peer)
+            .collect();
+        for peer in due {
+            let by_circuit = self.best(peer).is_some_and(|c| c.path == Path::Circuit);
+            self.plan_improvement(peer, IMPROVE_EACH);
+            let literal = |kept: &Kept| {
+                let addresses = kept.addresses.iter();
+                addresses.filter_map(DialAddress::literal).collect()
+            };
+            let mut addresses: Vec<Multiaddr> =
+                self.kept.get(&peer).map(literal).unwrap_or_default();
+            addresses.extend(self.nearby.get(&peer).into_iter().flatten().cloned());
+            if by_circuit && !addresses.is_empty() {
+                self.dial_beside(peer, addresses);
+            }
+        }
+    }
+
+    /// Says when a peer is tried directly: never, unless all that connects us is a circuit.
+    fn plan_improvement(&mut self, peer: PeerId, wait: Duration) {
+        let by_circuit = self.best(peer).is_some_and(|c| c.path == Path::Circuit);
+        if let Some(kept) = self.kept.get_mut(&peer) {
+            let named = !kept.is_by_circuit() || self.nearby.contains_key(&peer);
+            let worth_it = by_circuit && named;
+            let spread = f64::from(chance()) / f64::from(u32::MAX);
+            let wait = wait.mul_f64(0.5 + spread);
+            kept.improve = worth_it.then(|| Instant::now() + wait);
+        }
+    }
+
+    /// Makes another connection to a peer that is connected, in the hope that it is better.
+    fn dial_beside(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        let options = DialOpts::peer_id(peer)
+            .condition(PeerCondition::Always)
+            .addresses(addresses);
+        if let Err(error) = self.swarm.dial(self.with_port(options)) {
+            tracing::debug!(%error, "no better connection");
+        }
+    }
+
+    /// Dials from a fresh port, since the one that we listen on would tell others where; but for who
+    /// punches holes, who must be seen at the port that the others will call.
+    fn with_port(&self, options: libp2p::swarm::dial_opts::WithPeerIdWithAddresses) -> DialOpts {
+        match self.place.reach {
+            Reach::Direct => options.build(),
+            Reach::Mailbox | Reach::Circuit => options.allocate_new_port().build(),
+        }
+    }
+
+    /// The best connection to a peer, and of equals the latest.
+    fn best(&self, peer: PeerId) -> Option<&Connection> {
+        let all = self.connections.get(&peer)?;
+        all.iter()
+            .max_by_key(|c| (self.worth(peer, c), !self.is_double(peer, c)))
+    }
+
+    /// Whether two members made a connection each at one moment, and this is the one to end. Not if one
+    /// is older: it may be dead, and nobody have noticed yet.
+    fn is_double(&self, peer: PeerId, one: &Connection) -> bool {
+        let mut all = self.connections.get(&peer).into_iter().flatten();
+        self.taste(peer) == Taste::Tcp
+            && !one.by_smaller
+            && all.any(|other| {
+                let apart = one.since.max(other.since) - one.since.min(other.since);
+                other.by_smaller && other.path == one.path && apart < AT_ONE_MOMENT
+            })
+    }
+
+    /// How much a connection is worth. One that a community node made serves to find out whether we can
+    /// be called, and ends by itself.
+    fn worth(&self, peer: PeerId, connection: &Connection) -> u8 {
+        match connection.theirs && self.reservations.contains_key(&peer) {
+            true => 0,
+            false => connection.path.worth(self.taste(peer)),
+        }
+    }
+
+    fn taste(&self, peer: PeerId) -> Taste {
+        let is_community = self.reservations.contains_key(&peer);
+        match self.place.role {
+            Role::Community => Taste::Any,
+            Role::Personal if !is_community => Taste::Tcp,
+            Role::Personal if self.place.reach >= Reach::Direct => Taste::Quic,
+            Role::Personal => Taste::Any,
+        }
+    }
+
     /// Opens the mailbox on a connection that there is, or else makes one.
     fn try_peer(&mut self, peer: PeerId) {
-        if let Some(connection) = self.connections.get(&peer).and_then(|all| all.last()) {
+        if let Some(connection) = self.best(peer) {
             return self.open_mailbox(peer, connection.id);
         }
         let Some(kept) = self.kept.get_mut(&peer) else {
@@ -317,7 +546,75 @@ impl Driver {
                 })
             })
             .collect();
-        self.dial(peer, targets);
+        self.call(peer, targets, Vec::new());
+    }
+
+    /// Dials a peer at all of its addresses at once. If a circuit answers first, the others are tried
+    /// again soon.
+    fn call(&mut self, peer: PeerId, mut targets: Vec<Target>, failures: Vec<(String, String)>) {
+        targets.extend(self.nearby(peer));
+        targets.extend(self.circuits_to(peer));
+        if !targets.is_empty() {
+            self.dial(peer, targets);
+        } else if failures.is_empty() {
+            self.fail_all(peer, "no community node that leads to it is connected");
+        } else {
+            self.fail(peer, failures);
+        }
+    }
+
+    /// The addresses of a peer in the local network. They stand for the first that it is kept by.
+    fn nearby(&self, peer: PeerId) -> Vec<Target> {
+        let found = self.nearby.get(&peer).into_iter().flatten();
+        let kept = self.kept.get(&peer);
+        let first = kept.and_then(|kept| kept.addresses.first());
+        let target = |(address, first): (&Multiaddr, &DialAddress)| Target {
+            address: address::without_peer(address),
+            text: first.text.clone(),
+        };
+        found.zip(first.into_iter().cycle()).map(target).collect()
+    }
+
+    /// Somebody was found in the local network. Only who is kept is called.
+    fn on_lan(&mut self, event: mdns::Event) {
+        match event {
+            mdns::Event::Discovered(found) => {
+                for (peer, address) in found {
+                    let known = self.nearby.entry(peer).or_default();
+                    known.insert(address.clone());
+                    let far = self.best(peer).is_none_or(|c| c.path == Path::Circuit);
+                    if far && self.kept.contains_key(&peer) {
+                        self.dial_beside(peer, vec![address]);
+                    }
+                }
+            }
+            mdns::Event::Expired(gone) => {
+                for (peer, address) in gone {
+                    if let Some(known) = self.nearby.get_mut(&peer) {
+                        known.remove(&address);
+                        if known.is_empty() {
+                            self.nearby.remove(&peer);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The circuits to a peer through community nodes that are connected.
+    fn circuits_to(&self, peer: PeerId) -> Vec<Target> {
+        let addresses = self.kept.get(&peer).map(|kept| kept.addresses.as_slice());
+        let addresses = addresses.unwrap_or_default().iter();
+        addresses
+            .filter_map(|circuit| {
+                let through = circuit.through?;
+                let to_it = self.best(through).filter(|c| c.path != Path::Circuit)?;
+                Some(Target {
+                    address: address::circuit_through(&to_it.remote, through),
+                    text: circuit.text.clone(),
+                })
+            })
+            .collect()
     }
 
     fn on_lookups(&mut self, peer: PeerId, lookups: Vec<Lookup>) {
@@ -330,6 +627,10 @@ impl Driver {
         };
         let mut targets = Vec::new();
         let mut failures = Vec::new();
+        let (circuits, lookups): (Vec<_>, Vec<_>) = lookups
+            .into_iter()
+            .partition(|lookup| address::community_of(&lookup.text).is_some());
+        drop(circuits); // They have a way of their own.
         for Lookup { text, found } in lookups {
             match found {
                 Ok(found) => targets.extend(found.into_iter().map(|address| Target {
@@ -339,11 +640,7 @@ impl Driver {
                 Err(reason) => failures.push((text, reason)),
             }
         }
-        if targets.is_empty() {
-            self.fail(peer, failures);
-        } else {
-            self.dial(peer, targets);
-        }
+        self.call(peer, targets, failures);
     }
 
     fn dial(&mut self, peer: PeerId, targets: Vec<Target>) {
@@ -352,10 +649,8 @@ impl Driver {
             // Whether we are connected is ours to know: the swarm still counts a connection that
             // is being closed.
             .condition(PeerCondition::NotDialing)
-            .addresses(addresses.collect())
-            // A fresh port: the one that we listen on would tell others where.
-            .allocate_new_port()
-            .build();
+            .addresses(addresses.collect());
+        let options = self.with_port(options);
         let connection = options.connection_id();
         match self.swarm.dial(options) {
             Ok(()) => {
@@ -422,22 +717,31 @@ impl Driver {
                 connection_id,
                 error,
             } => self.on_dial_failed(peer, connection_id, &error),
-            SwarmEvent::NewListenAddr { address, .. } => {
-                let addr = address::with_peer(address, *self.swarm.local_peer_id());
-                self.outbox.listening(addr);
-            }
-            SwarmEvent::ExpiredListenAddr { address, .. } => {
-                self.not_listening(address, "the address is gone");
+            SwarmEvent::NewListenAddr {
+                listener_id,
+                address,
+            } => self.on_listening(listener_id, address),
+            SwarmEvent::ExpiredListenAddr {
+                listener_id,
+                address,
+            } if self.place_of(listener_id).is_none() => {
+                self.swarm.remove_external_address(&address);
+                self.not_listening(listener_id, address, "the address is gone");
             }
             SwarmEvent::ListenerClosed {
-                addresses, reason, ..
+                listener_id,
+                addresses,
+                reason,
             } => {
                 let reason = reason.err().map_or_else(
                     || "the listener was closed".to_owned(),
-                    |error| error.to_string(),
+                    |error| reason_of(&error),
                 );
+                if let Some(peer) = self.place_of(listener_id) {
+                    return self.lose_place(peer, &reason);
+                }
                 for address in addresses {
-                    self.not_listening(address, &reason);
+                    self.not_listening(listener_id, address, &reason);
                 }
             }
             SwarmEvent::ListenerError { error, .. } => {
@@ -447,7 +751,37 @@ impl Driver {
         }
     }
 
-    fn not_listening(&mut self, address: Multiaddr, reason: &str) {
+    fn on_listening(&mut self, listener: ListenerId, address: Multiaddr) {
+        if let Some(peer) = self.place_of(listener) {
+            return self.on_hint(peer, &address);
+        }
+        if self.place.role == Role::Community && self.is_external(&address) {
+            self.swarm.add_external_address(address.clone());
+        }
+        // A new network, perhaps: what could not be reached may be now.
+        if self.place.role == Role::Personal {
+            self.hurry();
+        }
+        if !self.place.silent.contains(&listener) {
+            let addr = address::with_peer(address, *self.swarm.local_peer_id());
+            self.outbox.listening(addr);
+        }
+    }
+
+    /// Whether circuits may be told to begin at an address that we listen on: not if we were told
+    /// others, and not at the machine's own loopback, unless we were told to listen just there.
+    fn is_external(&self, address: &Multiaddr) -> bool {
+        let ip = address::ip_of(address);
+        let mut listen = self.place.listen.iter();
+        self.place.external.is_empty()
+            && (!address::is_loopback(address) || listen.any(|told| address::ip_of(told) == ip))
+    }
+
+    fn not_listening(&mut self, listener: ListenerId, address: Multiaddr, reason: &str) {
+        // Circuits are told of by `tell_circuits`, also those whose listener is gone by now.
+        if self.place.silent.contains(&listener) || !address::is_machine(&address) {
+            return;
+        }
         let addr = address::with_peer(address, *self.swarm.local_peer_id());
         self.outbox.not_listening(addr, reason.to_owned());
     }
@@ -495,8 +829,250 @@ impl Driver {
                 }
                 self.outbox.gossip(id, topic.into_string(), data);
             }
-            Event::Ping(_) | Event::Gossip(_) | Event::Other => {}
+            Event::Circuit(relay::client::Event::ReservationReqAccepted {
+                relay_peer_id, ..
+            }) => {
+                if let Some(place) = self.reservations.get_mut(&relay_peer_id) {
+                    place.held(Instant::now());
+                    self.tell_circuits();
+                }
+            }
+            Event::Relay(event) => self.on_relay(&event),
+            Event::Punch(event) => match event.result {
+                Ok(_) => tracing::debug!("a hole was punched"),
+                Err(error) => tracing::debug!(%error, "no hole was punched"),
+            },
+            Event::Probe(event) => match event.result {
+                Ok(()) if address::is_machine(&event.tested_addr) => {
+                    let addr = address::with_peer(
+                        address::without_peer(&event.tested_addr),
+                        *self.swarm.local_peer_id(),
+                    );
+                    self.outbox.listening(addr);
+                }
+                Ok(()) => {}
+                Err(error) => tracing::debug!(%error, "not to be called at one address"),
+            },
+            Event::Lan(event) => self.on_lan(event),
+            Event::Ping(_) | Event::Gossip(_) | Event::Circuit(_) | Event::Other => {}
         }
+    }
+
+    // Circuits through others.
+
+    fn on_reserve(&mut self, peers: BTreeSet<PeerId>) {
+        if self.place.reach < Reach::Circuit {
+            return;
+        }
+        let gone: Vec<PeerId> = self
+            .reservations
+            .keys()
+            .filter(|peer| !peers.contains(peer))
+            .copied()
+            .collect();
+        for peer in gone {
+            if let Some(listener) = self.reservations.remove(&peer).and_then(|p| p.listener()) {
+                self.swarm.remove_listener(listener);
+            }
+        }
+        let now = Instant::now();
+        for peer in peers {
+            let place = self.reservations.entry(peer);
+            place.or_insert_with(|| Reservation::new(now)).hurry(now);
+        }
+        self.tell_circuits();
+    }
+
+    /// Whether a community node can be asked for a place: it knows us, by our mailbox link.
+    fn can_reserve(&self, peer: PeerId) -> bool {
+        let phase = self.kept.get(&peer).map(|kept| &kept.phase);
+        matches!(phase, Some(Phase::Up { .. }))
+    }
+
+    fn try_reservations(&mut self, now: Instant) {
+        let places = self.reservations.iter();
+        let due: Vec<PeerId> = places
+            .filter(|(_, place)| place.due() <= now)
+            .map(|(peer, _)| *peer)
+            .collect();
+        for peer in due {
+            let waiting = self
+                .reservations
+                .get(&peer)
+                .is_some_and(Reservation::is_waiting);
+            match waiting {
+                true if self.can_reserve(peer) => self.reserve(peer, now),
+                true => {}
+                false => self.lose_place(peer, "the community node did not answer"),
+            }
+        }
+    }
+
+    fn reserve(&mut self, peer: PeerId, now: Instant) {
+        // Of several the library takes the oldest.
+        let mut direct = self.connections.get(&peer).into_iter().flatten();
+        let Some(oldest) = direct.find(|c| c.path != Path::Circuit) else {
+            return;
+        };
+        let (connection, address) = (oldest.id, address::circuit_through(&oldest.remote, peer));
+        match self.swarm.listen_on(address) {
+            Ok(listener) => {
+                if let Some(place) = self.reservations.get_mut(&peer) {
+                    let at = At {
+                        listener,
+                        connection,
+                    };
+                    place.asked(at, now);
+                }
+            }
+            Err(error) => self.lose_place(peer, &reason_of(&error)),
+        }
+    }
+
+    /// The community node at which a listener holds a place, or asks for one.
+    fn place_of(&self, listener: ListenerId) -> Option<PeerId> {
+        let mut places = self.reservations.iter();
+        let found = places.find(|(_, place)| place.listener() == Some(listener));
+        found.map(|(peer, _)| *peer)
+    }
+
+    /// Notes that a place is lost or was refused; it is asked for again.
+    fn lose_place(&mut self, peer: PeerId, reason: &str) {
+        let Some(place) = self.reservations.get_mut(&peer) else {
+            return;
+        };
+        tracing::debug!(reason, "not to be reached through a community node");
+        if let Some(listener) = place.lost(Instant::now(), chance()) {
+            self.swarm.remove_listener(listener);
+        }
+        self.tell_circuits();
+    }
+
+    /// Tells the node by which circuits it can be reached: each address of each community node that
+    /// it holds a place at.
+    fn tell_circuits(&mut self) {
+        let local = *self.swarm.local_peer_id();
+        let held = self.reservations.iter().filter(|(_, p)| p.is_held());
+        let kept = held.filter_map(|(peer, _)| self.kept.get(peer));
+        let now: BTreeSet<String> = kept
+            .flat_map(|kept| &kept.addresses)
+            .filter(|address| address.through.is_none())
+            .map(|address| address::circuit_text(&address.text, local))
+            .collect();
+        for gone in self.told.difference(&now) {
+            let reason = "the place at the community node is lost".to_owned();
+            self.outbox.not_listening(gone.clone(), reason);
+        }
+        for new in now.difference(&self.told) {
+            self.outbox.listening(new.clone());
+        }
+        self.told = now;
+    }
+
+    /// A community node told another address of its own. Who punches holes prefers QUIC towards it;
+    /// but goes nowhere else than to the machine that it is connected to anyway.
+    fn on_hint(&mut self, peer: PeerId, circuit: &Multiaddr) {
+        let now = Instant::now();
+        let tried = self.quic_tried.get(&peer);
+        let tcp = self.best(peer).filter(|c| c.path == Path::Tcp);
+        let Some(tcp) = tcp.filter(|_| self.place.reach >= Reach::Direct) else {
+            return;
+        };
+        let there = address::ip_of(circuit) == address::ip_of(&tcp.remote);
+        if there
+            && address::is_quic(circuit)
+            && tried.is_none_or(|tried| now.saturating_duration_since(*tried) >= QUIC_RETRY)
+        {
+            let parts = circuit.iter();
+            let before = |part: &Protocol<'_>| !matches!(part, Protocol::P2p(_));
+            let quic: Multiaddr = parts.take_while(before).collect();
+            self.quic_tried.insert(peer, now);
+            self.dial_beside(peer, vec![quic]);
+        }
+    }
+
+    /// A better connection to a peer has come: the others end once their links have.
+    fn collapse(&mut self, peer: PeerId) {
+        let Some(best) = self.best(peer) else { return };
+        let (best, most) = (best.id, self.worth(peer, best));
+        let all = self.connections.get(&peer).into_iter().flatten();
+        let worse: Vec<ConnectionId> = all
+            .filter(|c| match self.worth(peer, c) {
+                // What a community node made ends by itself.
+                0 => false,
+                worth => worth < most || self.is_double(peer, c),
+            })
+            .map(|c| c.id)
+            .collect();
+        for connection in self.connections.get_mut(&peer).into_iter().flatten() {
+            connection.leaving |= worse.contains(&connection.id);
+        }
+        for id in worse {
+            if self.is_opening(peer, id) {
+                self.open_mailbox(peer, best);
+            }
+            for (link, live) in &self.links {
+                if live.connection == id {
+                    self.board.close_link(*link);
+                }
+            }
+            self.close_if_left(peer, id);
+        }
+        self.plan_improvement(peer, IMPROVE_SOON);
+    }
+
+    /// Closes a connection that is being left, unless a link still lives on it.
+    fn close_if_left(&mut self, peer: PeerId, id: ConnectionId) {
+        let mut all = self.connections.get(&peer).into_iter().flatten();
+        let leaving = all.any(|c| c.id == id && c.leaving);
+        if leaving && !self.links.values().any(|live| live.connection == id) {
+            self.swarm.close_connection(id);
+        }
+    }
+
+    // Circuits of others.
+
+    fn on_relay(&mut self, event: &relay::Event) {
+        use relay::Event;
+        match event {
+            Event::ReservationReqAccepted { src_peer_id, .. } => {
+                self.reserved.insert(*src_peer_id);
+            }
+            Event::ReservationTimedOut { src_peer_id } => {
+                self.reserved.remove(src_peer_id);
+            }
+            Event::ReservationReqDenied { .. } => self.counts.reservations_refused += 1,
+            Event::CircuitReqAccepted { .. } => self.counts.circuits_carried += 1,
+            Event::CircuitReqDenied { .. } => self.counts.circuits_refused += 1,
+            Event::CircuitClosed { .. } => {
+                self.counts.circuits_carried = self.counts.circuits_carried.saturating_sub(1);
+            }
+            _ => {}
+        }
+    }
+
+    fn counts(&self) -> Counts {
+        let served = self.links_served as u64;
+        Counts {
+            links_opened: self.links.len() as u64 - served,
+            links_served: served,
+            reservations_held: self.reservations.values().filter(|p| p.is_held()).count() as u64,
+            reservations_given: self.reserved.len() as u64,
+            ..self.counts
+        }
+    }
+
+    /// Counts a connection that came, or that went.
+    fn count(&mut self, path: Path, came: bool) {
+        let number = match path {
+            Path::Tcp => &mut self.counts.tcp,
+            Path::Quic => &mut self.counts.quic,
+            Path::Circuit => &mut self.counts.circuit,
+        };
+        *number = match came {
+            true => *number + 1,
+            false => number.saturating_sub(1),
+        };
     }
 
     fn on_connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
@@ -511,11 +1087,20 @@ impl Driver {
                 _ => None,
             }
         });
+        let path = Path::of(endpoint);
         let connection = Connection {
             id,
             dialed: dialed.flatten(),
+            path,
+            theirs: endpoint.is_listener(),
+            remote: endpoint.get_remote_address().clone(),
+            since: Instant::now(),
+            by_smaller: path::is_dialer(endpoint) == (*self.swarm.local_peer_id() < peer),
+            leaving: false,
         };
         self.connections.entry(peer).or_default().push(connection);
+        self.count(path, true);
+        self.collapse(peer);
         match self.kept.get(&peer).map(|kept| &kept.phase) {
             Some(Phase::Opening(_) | Phase::Up { .. }) => {}
             Some(_) => self.open_mailbox(peer, id),
@@ -540,13 +1125,23 @@ impl Driver {
         let Some(connections) = self.connections.get_mut(&peer) else {
             return;
         };
-        connections.retain(|connection| connection.id != id);
+        let Some(at) = connections.iter().position(|known| known.id == id) else {
+            return;
+        };
+        let gone = connections.remove(at);
         if connections.is_empty() {
             self.connections.remove(&peer);
             self.bereaved.remove(&peer);
             self.rejects.remove(&peer);
+            self.reserved.remove(&peer);
         } else {
             self.bereaved.insert(peer);
+        }
+        self.count(gone.path, false);
+        // The library may not notice that the place went with the connection.
+        let at = self.reservations.get(&peer).and_then(Reservation::at);
+        if at.is_some_and(|at| at.connection == id) {
+            self.lose_place(peer, "the connection to the community node ended");
         }
         if self.is_opening(peer, id) {
             self.fail_all(peer, "the connection ended before its mailbox was open");
@@ -641,14 +1236,20 @@ impl Driver {
         let id = LinkId(self.next_link);
         self.next_link += 1;
         if let (LinkRole::Client, Some(kept)) = (role, self.kept.get_mut(&peer)) {
+            let now = Instant::now();
             kept.phase = Phase::Up {
                 link: id,
-                since: Instant::now(),
+                since: now,
             };
             for address in &kept.addresses {
                 self.outbox.reached(&address.text);
             }
+            if let Some(place) = self.reservations.get_mut(&peer) {
+                place.hurry(now);
+                self.hurry_through(peer);
+            }
         }
+        self.links_served += usize::from(role == LinkRole::Server);
         let live = LiveLink {
             peer,
             connection,
@@ -671,14 +1272,33 @@ impl Driver {
         self.link_tasks.spawn(link.run());
     }
 
+    /// Tries peers that are reached through a community node, now that it is connected.
+    fn hurry_through(&mut self, community: PeerId) {
+        let now = Instant::now();
+        for kept in self.kept.values_mut() {
+            let mut addresses = kept.addresses.iter();
+            if kept.is_by_circuit() && addresses.any(|a| a.through == Some(community)) {
+                kept.hurry(now);
+            }
+        }
+    }
+
     fn on_link_ended(&mut self, link: LinkId) {
         let Some(live) = self.links.remove(&link) else {
             return;
         };
+        self.links_served -= usize::from(live.role == LinkRole::Server);
+        self.admitted.forget(link);
+        let best = self.best(live.peer).map(|c| c.id);
+        let moved = best.is_some_and(|best| best != live.connection);
+        self.close_if_left(live.peer, live.connection);
         match self.kept.get_mut(&live.peer) {
             Some(kept) => {
                 if matches!(kept.phase, Phase::Up { link: up, .. } if up == link) {
-                    kept.wait(Instant::now(), chance());
+                    match best.filter(|_| moved) {
+                        Some(better) => self.open_mailbox(live.peer, better),
+                        None => drop(kept.wait(Instant::now(), chance())),
+                    }
                 }
             }
             None if live.role == LinkRole::Client => self.disconnect_unless_used(live.peer),

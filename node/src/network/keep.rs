@@ -17,6 +17,11 @@ pub(super) const LAST_RETRY: Duration = Duration::from_mins(1);
 const SOON_RETRY: Duration = Duration::from_secs(2);
 /// How long that is.
 const SOON: Duration = Duration::from_mins(5);
+/// The same for a peer that can only be reached by a circuit: it may have gone for good, each attempt
+/// costs a community node some work, and who comes back announces it.
+const CIRCUIT_FIRST_RETRY: Duration = Duration::from_secs(1);
+const CIRCUIT_LAST_RETRY: Duration = Duration::from_mins(15);
+const CIRCUIT_SOON_RETRY: Duration = Duration::from_secs(15);
 /// A link that lived this long counts as a success: the waits start over. One that ends at once,
 /// because the other side is full or broken, does not, or it would be tried four times a second.
 const STEADY: Duration = Duration::from_secs(5);
@@ -26,6 +31,8 @@ pub(super) struct Kept {
     /// Where it may be reached; never empty.
     pub addresses: Vec<DialAddress>,
     pub phase: Phase,
+    /// When a peer that is connected by a circuit only is to be tried directly.
+    pub improve: Option<Instant>,
     failures: u32,
     /// When a steady link ended last.
     lost: Option<Instant>,
@@ -62,8 +69,24 @@ impl Kept {
         Self {
             addresses: Vec::new(),
             phase: Phase::Waiting(now),
+            improve: None,
             failures: 0,
             lost: None,
+        }
+    }
+
+    /// Whether it can only be reached by a circuit.
+    pub(super) fn is_by_circuit(&self) -> bool {
+        self.addresses
+            .iter()
+            .all(|address| address.through.is_some())
+    }
+
+    /// Tries at once, and as often as at first.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        if let Phase::Waiting(until) = &mut self.phase {
+            *until = now.min(*until);
+            self.failures = 0;
         }
     }
 
@@ -84,11 +107,14 @@ impl Kept {
             self.lost = Some(now);
         }
         let lost_lately = |lost: Instant| now.saturating_duration_since(lost) < SOON;
-        let longest = match self.lost.is_some_and(lost_lately) {
-            true => SOON_RETRY,
-            false => LAST_RETRY,
+        let lately = self.lost.is_some_and(lost_lately);
+        let (first, longest) = match (self.is_by_circuit(), lately) {
+            (false, true) => (FIRST_RETRY, SOON_RETRY),
+            (false, false) => (FIRST_RETRY, LAST_RETRY),
+            (true, true) => (CIRCUIT_FIRST_RETRY, CIRCUIT_SOON_RETRY),
+            (true, false) => (CIRCUIT_FIRST_RETRY, CIRCUIT_LAST_RETRY),
         };
-        let wait = retry_after(self.failures, longest, chance);
+        let wait = retry_after(self.failures, first, longest, chance);
         self.failures = self.failures.saturating_add(1);
         self.phase = Phase::Waiting(now + wait);
         wait
@@ -97,11 +123,11 @@ impl Kept {
 
 /// Doubles the wait at each failure, and spreads it by half to both sides, so that the members of
 /// a community node that comes back do not all return at one moment.
-fn retry_after(failures: u32, longest: Duration, chance: u32) -> Duration {
-    let doubled = FIRST_RETRY.saturating_mul(2u32.saturating_pow(failures));
+fn retry_after(failures: u32, first: Duration, longest: Duration, chance: u32) -> Duration {
+    let doubled = first.saturating_mul(2u32.saturating_pow(failures));
     let wait = doubled.min(longest);
     let spread = f64::from(chance) / f64::from(u32::MAX);
-    wait.mul_f64(0.5 + spread).min(LAST_RETRY)
+    wait.mul_f64(0.5 + spread).min(longest.max(LAST_RETRY))
 }
 
 /// Draws the chance that spreads a wait.
@@ -115,20 +141,35 @@ mod tests {
     use super::*;
 
     const HALF: u32 = u32::MAX / 2 + 1;
+    const PEER: &str = "/p2p/12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp";
+    const COMMUNITY: &str = "/ip4/192.0.2.1/tcp/4001/p2p/\
+                             12D3KooWRzCVDwHUkgdK7eRgnoXbjDAELhxPErjHzbRLguSV1aRt";
+
+    fn kept(places: &[&str], now: Instant) -> Kept {
+        let mut kept = Kept::new(now);
+        for place in places {
+            let address = DialAddress::parse(&format!("{place}{PEER}"));
+            kept.addresses.push(address.unwrap());
+        }
+        kept
+    }
 
     #[test]
     fn waits_double_up_to_a_minute() {
         let waits: Vec<_> = (0..12)
-            .map(|failures| retry_after(failures, LAST_RETRY, HALF).as_millis())
+            .map(|failures| retry_after(failures, FIRST_RETRY, LAST_RETRY, HALF).as_millis())
             .collect();
         assert_eq!(waits[..4], [250, 500, 1000, 2000]);
         assert_eq!(waits[8..], [60_000; 4]);
-        assert_eq!(retry_after(u32::MAX, LAST_RETRY, u32::MAX), LAST_RETRY);
+        assert_eq!(
+            retry_after(u32::MAX, FIRST_RETRY, LAST_RETRY, u32::MAX),
+            LAST_RETRY
+        );
     }
 
     #[test]
     fn waits_are_spread_by_half_to_both_sides() {
-        let spread = |chance| retry_after(1, LAST_RETRY, chance);
+        let spread = |chance| retry_after(1, FIRST_RETRY, LAST_RETRY, chance);
         assert_eq!(spread(0), Duration::from_millis(250));
         assert_eq!(spread(u32::MAX), Duration::from_millis(750));
     }
@@ -136,7 +177,7 @@ mod tests {
     #[test]
     fn who_lost_a_steady_link_tries_often_for_some_minutes() {
         let start = Instant::now();
-        let mut kept = Kept::new(start);
+        let mut kept = kept(&["/ip4/192.0.2.1/tcp/4001"], start);
         kept.phase = Phase::Up {
             link: LinkId(1),
             since: start,
@@ -144,7 +185,7 @@ mod tests {
         let lost = start + STEADY;
         for failures in 0..20 {
             let wait = kept.wait(lost, HALF);
-            assert_eq!(wait, retry_after(failures, SOON_RETRY, HALF));
+            assert_eq!(wait, retry_after(failures, FIRST_RETRY, SOON_RETRY, HALF));
             assert!(wait <= SOON_RETRY);
         }
         assert_eq!(kept.wait(lost + SOON, HALF), LAST_RETRY);
@@ -153,7 +194,7 @@ mod tests {
     #[test]
     fn only_a_steady_link_makes_the_waits_start_over() {
         let now = Instant::now();
-        let mut kept = Kept::new(now);
+        let mut kept = kept(&["/ip4/192.0.2.1/tcp/4001"], now);
         let up = |since| Phase::Up {
             link: LinkId(1),
             since,
@@ -163,5 +204,20 @@ mod tests {
         assert_eq!(kept.wait(now + STEADY / 2, HALF), 2 * FIRST_RETRY);
         kept.phase = up(now);
         assert_eq!(kept.wait(now + STEADY, HALF), FIRST_RETRY);
+    }
+
+    #[test]
+    fn who_can_only_be_reached_by_a_circuit_is_tried_less_often() {
+        let now = Instant::now();
+        let circuit = format!("{COMMUNITY}/p2p-circuit");
+        let mut by_circuit = kept(&[&circuit], now);
+        let waits: Vec<_> = (0..14).map(|_| by_circuit.wait(now, HALF)).collect();
+        assert_eq!(waits[0], CIRCUIT_FIRST_RETRY);
+        assert_eq!(waits[13], CIRCUIT_LAST_RETRY);
+        by_circuit.hurry(now);
+        assert_eq!(by_circuit.due(), Some(now));
+        assert_eq!(by_circuit.wait(now, HALF), CIRCUIT_FIRST_RETRY);
+        let mut both = kept(&[&circuit, "/ip4/192.0.2.1/tcp/4001"], now);
+        assert_eq!(both.wait(now, HALF), FIRST_RETRY);
     }
 }

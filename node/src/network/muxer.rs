@@ -6,6 +6,10 @@
 //! protocol's initial 256 KiB window and a connection has few streams, so a connection's unread
 //! bytes stay below [`MAX_UNREAD_BYTES`].
 //!
+//! What we open is counted, and waits for room: yamux would end the whole connection when one stream
+//! too many is asked for, and whoever asks a community node for circuits to a member could so cut
+//! that member off.
+//!
 //! Closing is bounded as well: a dead peer whose socket takes no more bytes would otherwise keep a
 //! closing connection, and its place among the connections per peer, until the operating system
 //! gives up.
@@ -13,13 +17,18 @@
 use std::{
     collections::VecDeque,
     future::{Future, Ready, ready},
+    io::{self, IoSlice},
     iter,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use futures::{AsyncRead, AsyncWrite};
+use futures::{AsyncRead, AsyncWrite, task::AtomicWaker};
 use libp2p::core::{
     muxing::{StreamMuxer, StreamMuxerEvent},
     upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo},
@@ -27,10 +36,14 @@ use libp2p::core::{
 use tokio::time::Sleep;
 use yamux::{ConnectionError, DEFAULT_CREDIT, Mode};
 
-/// Most streams of one connection, both directions together. Honest use stays below 16: gossip 2,
-/// mailbox up to 4, ping 2, identify 3, and some that are just closing.
-pub(super) const MAX_STREAMS: usize = 32;
-/// Most bytes of one connection that have arrived and are not read yet: 8 MiB.
+/// Most streams of one connection, both directions together. Honest use stays below 32: gossip 2,
+/// mailbox up to 4, ping 2, identify 3, up to 13 circuits and a reservation, and some that are just
+/// closing.
+pub(super) const MAX_STREAMS: usize = 40;
+/// Streams beyond which we open no more, and wait. Less than all, since yamux takes a moment to
+/// forget streams that have ended, and the peer may open some.
+const OPEN_UP_TO: usize = 32;
+/// Most bytes of one connection that have arrived and are not read yet: 10 MiB.
 pub(super) const MAX_UNREAD_BYTES: usize = MAX_STREAMS * DEFAULT_CREDIT as usize;
 /// Longest time to say goodbye to a peer.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -49,6 +62,7 @@ impl BoundedYamux {
         Muxer {
             connection: yamux::Connection::new(socket, config, mode),
             arrived: VecDeque::new(),
+            live: Arc::default(),
             waiting: None,
             closing: None,
         }
@@ -89,7 +103,8 @@ pub(super) struct Muxer<C> {
     connection: yamux::Connection<C>,
     /// Streams that arrived while the connection was driven for another reason; at most
     /// [`MAX_STREAMS`], since yamux refuses more.
-    arrived: VecDeque<yamux::Stream>,
+    arrived: VecDeque<Substream>,
+    live: Arc<Live>,
     /// Who waits for such a stream.
     waiting: Option<Waker>,
     closing: Option<Pin<Box<Sleep>>>,
@@ -97,21 +112,28 @@ pub(super) struct Muxer<C> {
 
 impl<C: AsyncRead + AsyncWrite + Unpin> Muxer<C> {
     /// Drives the connection until a stream arrives.
-    fn drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<yamux::Stream, ConnectionError>> {
-        self.connection
-            .poll_next_inbound(cx)
-            .map(|next| next.unwrap_or(Err(ConnectionError::Closed)))
+    fn drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Substream, ConnectionError>> {
+        let next = self.connection.poll_next_inbound(cx);
+        next.map(|next| Ok(self.count(next.unwrap_or(Err(ConnectionError::Closed))?)))
+    }
+
+    fn count(&self, stream: yamux::Stream) -> Substream {
+        self.live.count.fetch_add(1, Ordering::AcqRel);
+        Substream {
+            stream,
+            live: self.live.clone(),
+        }
     }
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> StreamMuxer for Muxer<C> {
-    type Substream = yamux::Stream;
+    type Substream = Substream;
     type Error = ConnectionError;
 
     fn poll_inbound(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<yamux::Stream, ConnectionError>> {
+    ) -> Poll<Result<Substream, ConnectionError>> {
         if let Some(stream) = self.arrived.pop_front() {
             return Poll::Ready(Ok(stream));
         }
@@ -125,8 +147,16 @@ impl<C: AsyncRead + AsyncWrite + Unpin> StreamMuxer for Muxer<C> {
     fn poll_outbound(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<yamux::Stream, ConnectionError>> {
-        self.connection.poll_new_outbound(cx)
+    ) -> Poll<Result<Substream, ConnectionError>> {
+        if self.live.is_full() {
+            self.live.opener.register(cx.waker());
+            // One may have ended before its end could wake us.
+            if self.live.is_full() {
+                return Poll::Pending;
+            }
+        }
+        let opened = self.connection.poll_new_outbound(cx);
+        opened.map_ok(|stream| self.count(stream))
     }
 
     fn poll_close(
@@ -161,6 +191,68 @@ impl<C: AsyncRead + AsyncWrite + Unpin> StreamMuxer for Muxer<C> {
             }
         }
         Poll::Pending
+    }
+}
+
+/// How many streams of a connection there are, and who waits to open one more.
+#[derive(Default)]
+struct Live {
+    count: AtomicUsize,
+    opener: AtomicWaker,
+}
+
+impl Live {
+    fn is_full(&self) -> bool {
+        self.count.load(Ordering::Acquire) >= OPEN_UP_TO
+    }
+}
+
+/// One stream, which makes room for another when it is dropped.
+pub(super) struct Substream {
+    stream: yamux::Stream,
+    live: Arc<Live>,
+}
+
+impl Drop for Substream {
+    fn drop(&mut self) {
+        self.live.count.fetch_sub(1, Ordering::AcqRel);
+        self.live.opener.wake();
+    }
+}
+
+impl AsyncRead for Substream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_read(cx, bytes)
+    }
+}
+
+impl AsyncWrite for Substream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_close(cx)
     }
 }
 
@@ -228,7 +320,7 @@ mod tests {
         )
     }
 
-    async fn open(muxer: &mut Muxer<Socket>) -> yamux::Stream {
+    async fn open(muxer: &mut Muxer<Socket>) -> Substream {
         poll_fn(|cx| Pin::new(&mut *muxer).poll_outbound(cx))
             .await
             .unwrap()
@@ -268,14 +360,20 @@ mod tests {
         receiving.read_exact(&mut read).await.unwrap();
     }
 
+    /// Yamux alone would end the connection.
     #[tokio::test]
-    async fn streams_beyond_the_limit_are_refused() {
+    async fn a_stream_too_many_waits_until_another_ends() {
         let (mut client, _server) = pair().await;
         let mut streams = Vec::new();
-        for _ in 0..MAX_STREAMS {
+        for _ in 0..OPEN_UP_TO {
             streams.push(open(&mut client).await);
         }
-        let refused = poll_fn(|cx| Pin::new(&mut client).poll_outbound(cx)).await;
-        assert!(matches!(refused, Err(ConnectionError::TooManyStreams)));
+        let more = poll_fn(|cx| Poll::Ready(Pin::new(&mut client).poll_outbound(cx))).await;
+        assert!(more.is_pending());
+        let one_ends = async {
+            tokio::task::yield_now().await;
+            streams.pop();
+        };
+        let (_opened, ()) = tokio::join!(open(&mut client), one_ends);
     }
 }

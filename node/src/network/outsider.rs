@@ -10,8 +10,8 @@ use libp2p::{
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{
-    LinkRole, MAILBOX_PROTOCOL, Network, NetworkConfig, NetworkEvent, NodeKey, Role, Verdict,
-    stream,
+    LinkRole, MAILBOX_PROTOCOL, Network, NetworkConfig, NetworkEvent, NodeKey, Reach, Role,
+    Verdict, address, stream,
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -75,38 +75,103 @@ async fn until<T>(
     timeout(PATIENCE, found).await.expect("not in time")
 }
 
-#[tokio::test]
-async fn identify_names_no_version_and_no_address() {
+async fn identified(addr: Multiaddr) -> identify::Info {
+    let mut outsider = outsider();
+    outsider.dial(addr).unwrap();
+    until(&mut outsider, |event| match event {
+        SwarmEvent::Behaviour(OutsiderEvent::Identify(identify::Event::Received {
+            info, ..
+        })) => Some(info),
+        _ => None,
+    })
+    .await
+}
+
+/// What a node says of itself names no version; the protocols are those that it must speak, and these.
+fn names_nothing_else(info: &identify::Info, more: &[&str], gossips: bool) {
     let common = [
         MAILBOX_PROTOCOL,
         "/ipfs/id/1.0.0",
         "/ipfs/id/push/1.0.0",
         "/ipfs/ping/1.0.0",
     ];
-    for role in [Role::Community, Role::Personal] {
-        let (_network, _events, addr) = node(role).await;
-        let mut outsider = outsider();
-        outsider.dial(addr).unwrap();
-        let info = until(&mut outsider, |event| match event {
-            SwarmEvent::Behaviour(OutsiderEvent::Identify(identify::Event::Received {
-                info,
-                ..
-            })) => Some(info),
-            _ => None,
-        })
-        .await;
-        assert_eq!(info.agent_version, "");
-        assert_eq!(info.protocol_version, "kith/1");
-        assert_eq!(info.listen_addrs, []);
-        assert!(info.signed_peer_record.is_none());
-        let (gossip, others): (BTreeSet<&str>, BTreeSet<&str>) = info
-            .protocols
-            .iter()
-            .map(AsRef::as_ref)
-            .partition(|name| name.starts_with("/meshsub/"));
-        assert_eq!(others, BTreeSet::from(common));
-        assert_eq!(gossip.is_empty(), role == Role::Community);
-    }
+    assert_eq!(info.agent_version, "");
+    assert_eq!(info.protocol_version, "kith/1");
+    assert!(info.signed_peer_record.is_none());
+    let (gossip, others): (BTreeSet<&str>, BTreeSet<&str>) = info
+        .protocols
+        .iter()
+        .map(AsRef::as_ref)
+        .partition(|name| name.starts_with("/meshsub/"));
+    let expected = common.iter().chain(more).copied().collect();
+    assert_eq!(others, expected);
+    assert_eq!(gossip.is_empty(), !gossips);
+}
+
+#[tokio::test]
+async fn a_personal_node_identifies_by_no_version_and_no_address() {
+    let (_network, _events, addr) = node(Role::Personal).await;
+    let info = identified(addr).await;
+    names_nothing_else(&info, &[], true);
+    assert_eq!(info.listen_addrs, []);
+}
+
+/// It is known to everybody anyway: a circuit's address begins with it.
+#[tokio::test]
+async fn a_community_node_names_the_address_that_circuits_begin_at() {
+    let (_network, _events, addr) = node(Role::Community).await;
+    let info = identified(addr.clone()).await;
+    names_nothing_else(
+        &info,
+        &[
+            "/libp2p/circuit/relay/0.2.0/hop",
+            "/libp2p/autonat/2/dial-request",
+        ],
+        false,
+    );
+    assert_eq!(info.listen_addrs, [address::without_peer(&addr)]);
+}
+
+/// Or a member of one group would learn where the member's other groups meet.
+#[tokio::test]
+async fn a_member_tells_no_peer_by_which_circuits_others_reach_them() {
+    let (community, mut events, meeting_at) = node(Role::Community).await;
+    tokio::spawn(async move {
+        while let Some(event) = events.recv().await {
+            if let NetworkEvent::LinkUp { link, .. } = event {
+                community.admit(link);
+            }
+        }
+    });
+    let mut config = NetworkConfig::new(NodeKey::generate().unwrap(), Role::Personal);
+    config.listen = vec!["/ip4/127.0.0.1/udp/0/quic-v1".to_owned()];
+    config.reach = Reach::Direct;
+    let (member, mut events) = Network::start(config).unwrap();
+    let meeting_at = meeting_at.to_string();
+    member.keep_connected(meeting_at.clone()).unwrap();
+    member.reserve_at(&[meeting_at]);
+    let mut direct = None;
+    let by_circuit = async {
+        loop {
+            match events.recv().await {
+                Some(NetworkEvent::Listening { addr }) if addr.contains("/p2p-circuit/") => break,
+                Some(NetworkEvent::Listening { addr }) => direct = Some(addr),
+                Some(_) => {}
+                None => panic!("the network stopped"),
+            }
+        }
+    };
+    timeout(PATIENCE, by_circuit).await.expect("not in time");
+    let info = identified(direct.unwrap().parse().unwrap()).await;
+    names_nothing_else(
+        &info,
+        &[
+            "/libp2p/circuit/relay/0.2.0/stop",
+            "/libp2p/autonat/2/dial-back",
+        ],
+        true,
+    );
+    assert_eq!(info.listen_addrs, []);
 }
 
 #[tokio::test]

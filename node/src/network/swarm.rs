@@ -5,18 +5,25 @@ use std::{convert::Infallible, time::Duration};
 use libp2p::{
     Swarm, SwarmBuilder, Transport, allow_block_list,
     allow_block_list::BlockedPeers,
-    connection_limits,
+    autonat, connection_limits,
     connection_limits::ConnectionLimits,
-    core::{transport::timeout::TransportTimeout, upgrade::Version},
-    identify, memory_connection_limits, noise, ping, quic,
+    core::{
+        transport::{OptionalTransport, timeout::TransportTimeout},
+        upgrade::Version,
+    },
+    dcutr, identify, mdns, memory_connection_limits, noise, ping, quic, relay,
     swarm::{self, NetworkBehaviour, behaviour::toggle::Toggle},
     tcp,
 };
 
 use super::{
-    NetworkError, NetworkLimits, NodeKey, Role,
+    NetworkError, NetworkLimits, NodeKey, Reach, Role,
     gossip::{self, Followed},
+    lan::Lan,
     muxer::{BoundedYamux, MAX_STREAMS},
+    probing::Probing,
+    quiet::Quiet,
+    relaying::{self, Admitted},
     stream,
 };
 
@@ -41,8 +48,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// stays silent for as long again after it; and pings take half a minute to notice, since libp2p
 /// keeps the first lost one to itself.
 const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a QUIC connection stays when nothing is heard, in milliseconds.
-const QUIC_IDLE_TIMEOUT_MS: u32 = 30_000;
+/// How long a QUIC connection stays when nothing is heard, in milliseconds; something is, at least every
+/// five seconds. As short as over TCP, so that a router which forgot us is noticed as soon.
+const QUIC_IDLE_TIMEOUT_MS: u32 = 12_000;
 /// Most bytes of one QUIC stream, and of one QUIC connection, that have arrived and are not read.
 const QUIC_STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const QUIC_CONNECTION_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
@@ -68,6 +76,19 @@ pub(super) struct Behaviour {
     /// Absent from a community node, which is no hub: a star around one default gossipsub hub
     /// delivered 60 % of the messages.
     pub gossip: Toggle<gossip::Behaviour>,
+    /// Carries circuits of others. In community nodes only: a member who did would show others that
+    /// they are connected, and carry strangers' traffic.
+    relay: Toggle<relay::Behaviour>,
+    /// Reserves places at community nodes, and calls others through them.
+    circuit: Toggle<Quiet<relay::client::Behaviour>>,
+    /// Tries to replace a circuit by a direct connection.
+    punch: Toggle<dcutr::Behaviour>,
+    /// Tells members whether they can be called. In community nodes only.
+    probing: Toggle<Probing>,
+    /// Asks community nodes whether this node can be called.
+    probe: Toggle<Quiet<autonat::v2::client::Behaviour>>,
+    /// Looks for members in the local network.
+    lan: Toggle<Lan>,
 }
 
 /// What the behaviours tell the driver.
@@ -75,6 +96,11 @@ pub(super) enum Event {
     Ping(ping::Event),
     Mailbox(stream::Event),
     Gossip(libp2p::gossipsub::Event),
+    Relay(relay::Event),
+    Circuit(relay::client::Event),
+    Punch(dcutr::Event),
+    Probe(autonat::v2::client::Event),
+    Lan(mdns::Event),
     /// Nothing that anyone needs to know.
     Other,
 }
@@ -97,6 +123,42 @@ impl From<libp2p::gossipsub::Event> for Event {
     }
 }
 
+impl From<relay::Event> for Event {
+    fn from(event: relay::Event) -> Self {
+        Self::Relay(event)
+    }
+}
+
+impl From<relay::client::Event> for Event {
+    fn from(event: relay::client::Event) -> Self {
+        Self::Circuit(event)
+    }
+}
+
+impl From<dcutr::Event> for Event {
+    fn from(event: dcutr::Event) -> Self {
+        Self::Punch(event)
+    }
+}
+
+impl From<mdns::Event> for Event {
+    fn from(event: mdns::Event) -> Self {
+        Self::Lan(event)
+    }
+}
+
+impl From<autonat::v2::client::Event> for Event {
+    fn from(event: autonat::v2::client::Event) -> Self {
+        Self::Probe(event)
+    }
+}
+
+impl From<autonat::v2::server::Event> for Event {
+    fn from(_: autonat::v2::server::Event) -> Self {
+        Self::Other
+    }
+}
+
 impl From<identify::Event> for Event {
     fn from(_: identify::Event) -> Self {
         Self::Other
@@ -109,22 +171,43 @@ impl From<Infallible> for Event {
     }
 }
 
+/// What a swarm is made of, beside the key.
+pub(super) struct Plan<'a> {
+    pub role: Role,
+    pub reach: Reach,
+    /// Whether members are looked for in the local network.
+    pub lan: bool,
+    pub limits: &'a NetworkLimits,
+    /// Whether mailbox streams are accepted.
+    pub accepts: bool,
+    /// The topics, of a node that gossips.
+    pub followed: Followed,
+    /// The peers that may use circuits, of a community node.
+    pub admitted: Admitted,
+}
+
 /// Builds the swarm of a node. Must run inside of a tokio runtime.
-///
-/// `accepts` tells whether mailbox streams are accepted; `followed` are the topics, of a node that
-/// gossips.
-pub(super) fn build(
-    key: &NodeKey,
-    role: Role,
-    limits: &NetworkLimits,
-    accepts: bool,
-    followed: Followed,
-) -> Result<Swarm<Behaviour>, NetworkError> {
+pub(super) fn build(key: &NodeKey, plan: Plan<'_>) -> Result<Swarm<Behaviour>, NetworkError> {
     let setup = |reason: String| NetworkError::Setup { reason };
-    let gossip = match role {
-        Role::Personal => Some(gossip::behaviour(followed).map_err(setup)?),
-        Role::Community => None,
+    let Plan { role, limits, .. } = plan;
+    let local = key.peer().id();
+    let (gossip, relay) = match role {
+        Role::Personal => (Some(gossip::behaviour(plan.followed).map_err(setup)?), None),
+        Role::Community => (
+            None,
+            Some(relaying::behaviour(local, limits, &plan.admitted)),
+        ),
     };
+    let by_circuit = role == Role::Personal && plan.reach >= Reach::Circuit;
+    let (circuits, circuit) = by_circuit.then(|| relay::client::new(local)).unzip();
+    let directly = by_circuit && plan.reach >= Reach::Direct;
+    let punch = directly.then(|| dcutr::Behaviour::new(local));
+    let probe = directly.then(autonat::v2::client::Behaviour::default);
+    let lan = (role == Role::Personal && plan.lan)
+        .then(|| Lan::new(local))
+        .transpose()
+        .map_err(|error| setup(format!("cannot look into the local network: {error}")))?;
+    let probing = (role == Role::Community).then(Probing::default);
     let swarm = SwarmBuilder::with_existing_identity(key.keypair())
         .with_tokio()
         .with_quic_config(shrink_quic)
@@ -139,6 +222,20 @@ pub(super) fn build(
                 .upgrade(Version::V1Lazy)
                 .authenticate(noise::Config::new(key)?);
             Ok(secured.multiplex(BoundedYamux))
+        })
+        .map_err(|error| setup(error.to_string()))?
+        .with_other_transport(|key| {
+            let config = noise::Config::new(key)?;
+            Ok(match circuits {
+                // Authenticated and encrypted from end to end: the community node carries noise.
+                Some(circuits) => OptionalTransport::some(
+                    circuits
+                        .upgrade(Version::V1Lazy)
+                        .authenticate(config)
+                        .multiplex(BoundedYamux),
+                ),
+                None => OptionalTransport::none(),
+            })
         })
         .map_err(|error| setup(error.to_string()))?
         .with_behaviour(|keypair| Behaviour {
@@ -157,8 +254,14 @@ pub(super) fn build(
                     // No address that a peer claims is kept: only the user's are dialed.
                     .with_cache_size(0),
             ),
-            mailbox: stream::Behaviour::new(accepts),
+            mailbox: stream::Behaviour::new(plan.accepts),
             gossip: Toggle::from(gossip),
+            relay: Toggle::from(relay),
+            circuit: Toggle::from(circuit.map(Quiet)),
+            punch: Toggle::from(punch),
+            probing: Toggle::from(probing),
+            probe: Toggle::from(probe.map(Quiet)),
+            lan: Toggle::from(lan),
         })
         .map_err(|error| setup(error.to_string()))?
         .with_swarm_config(shrink_swarm)

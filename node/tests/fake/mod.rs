@@ -483,6 +483,7 @@ impl Node {
             vault: self.vault,
             community: vec![link(COMMUNITY)],
             listening: vec!["/ip4/127.0.0.1/tcp/4002".into()],
+            connections: kith_node::api::Connections::default(),
             groups: self.groups.len() as u32,
         }
     }
