@@ -52,9 +52,9 @@ mod outbox;
 mod outsider;
 mod path;
 mod probing;
-mod quiet;
 mod relaying;
 mod reserve;
+mod sieve;
 mod stream;
 mod swarm;
 

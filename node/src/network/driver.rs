@@ -794,9 +794,7 @@ impl Driver {
                 result: Err(error),
             }) => {
                 tracing::debug!(%error, "a connection is dead");
-                self.swarm.close_connection(connection);
-                self.cut_links(connection);
-                self.on_disconnected(peer, connection);
+                self.drop_dead(peer, connection);
             }
             Event::Mailbox(stream::Event::Opened {
                 peer,
@@ -875,6 +873,8 @@ impl Driver {
                 self.swarm.remove_listener(listener);
             }
         }
+        let identify = &mut self.swarm.behaviour_mut().identify;
+        identify.sieve.believe(peers.clone());
         let now = Instant::now();
         for peer in peers {
             let place = self.reservations.entry(peer);
@@ -991,6 +991,28 @@ impl Driver {
         }
     }
 
+    /// A member calls who is connected: so they have lost what connected us, and we have not noticed. Kept,
+    /// it would be preferred to the new one, take up its place, and swallow what is sent.
+    fn give_up_older(&mut self, peer: PeerId) {
+        let now = Instant::now();
+        let all = self.connections.get(&peer).into_iter().flatten();
+        let older: Vec<ConnectionId> = all
+            .filter(|c| now.saturating_duration_since(c.since) >= AT_ONE_MOMENT)
+            .filter(|c| c.path != Path::Circuit)
+            .map(|c| c.id)
+            .collect();
+        for id in older {
+            self.drop_dead(peer, id);
+        }
+    }
+
+    /// Ends a connection that is dead, and the links on it, which may not notice for long.
+    fn drop_dead(&mut self, peer: PeerId, id: ConnectionId) {
+        self.swarm.close_connection(id);
+        self.cut_links(id);
+        self.on_disconnected(peer, id);
+    }
+
     /// A better connection to a peer has come: the others end once their links have.
     fn collapse(&mut self, peer: PeerId) {
         let Some(best) = self.best(peer) else { return };
@@ -1098,8 +1120,13 @@ impl Driver {
             by_smaller: path::is_dialer(endpoint) == (*self.swarm.local_peer_id() < peer),
             leaving: false,
         };
+        let theirs = connection.theirs;
+        tracing::debug!(%id, ?path, theirs, "connected");
         self.connections.entry(peer).or_default().push(connection);
         self.count(path, true);
+        if theirs && self.taste(peer) == Taste::Tcp {
+            self.give_up_older(peer);
+        }
         self.collapse(peer);
         match self.kept.get(&peer).map(|kept| &kept.phase) {
             Some(Phase::Opening(_) | Phase::Up { .. }) => {}
@@ -1129,6 +1156,7 @@ impl Driver {
             return;
         };
         let gone = connections.remove(at);
+        tracing::debug!(%id, path = ?gone.path, leaving = gone.leaving, "disconnected");
         if connections.is_empty() {
             self.connections.remove(&peer);
             self.bereaved.remove(&peer);

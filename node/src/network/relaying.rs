@@ -21,9 +21,9 @@
 //! merely look for an open relay.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     num::NonZeroU32,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -109,24 +109,44 @@ pub(super) fn behaviour(
 
 /// The peers that may use circuits, each by the links that it was admitted for; shared with the server.
 #[derive(Clone, Default)]
-pub(super) struct Admitted(Arc<Mutex<BTreeMap<LinkId, PeerId>>>);
+pub(super) struct Admitted(Arc<Mutex<Register>>);
+
+#[derive(Default)]
+struct Register {
+    peers: BTreeMap<PeerId, usize>,
+    links: BTreeMap<LinkId, PeerId>,
+}
 
 impl Admitted {
     /// Lets the peer of a link use circuits, for as long as the link lives.
     pub(super) fn admit(&self, link: LinkId, peer: PeerId) {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.insert(link, peer);
+        let mut held = self.lock();
+        if held.links.insert(link, peer).is_none() {
+            *held.peers.entry(peer).or_default() += 1;
+        }
     }
 
     /// Forgets a link that has ended. What its peer has reserved ends with its connection.
     pub(super) fn forget(&self, link: LinkId) {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.remove(&link);
+        let mut held = self.lock();
+        let Some(peer) = held.links.remove(&link) else {
+            return;
+        };
+        if let Entry::Occupied(mut links) = held.peers.entry(peer) {
+            *links.get_mut() -= 1;
+            if *links.get() == 0 {
+                links.remove();
+            }
+        }
     }
 
     fn holds(&self, peer: PeerId) -> bool {
-        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.values().any(|admitted| *admitted == peer)
+        self.lock().peers.contains_key(&peer)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Register> {
+        // No code that holds the lock can leave it half changed by panicking.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

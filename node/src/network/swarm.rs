@@ -22,8 +22,8 @@ use super::{
     lan::Lan,
     muxer::{BoundedYamux, MAX_STREAMS},
     probing::Probing,
-    quiet::Quiet,
     relaying::{self, Admitted},
+    sieve::{Quiet, Sieved, Trusting},
     stream,
 };
 
@@ -71,7 +71,7 @@ pub(super) struct Behaviour {
     memory: memory_connection_limits::Behaviour,
     pub blocked: allow_block_list::Behaviour<BlockedPeers>,
     ping: ping::Behaviour,
-    identify: identify::Behaviour,
+    pub identify: Sieved<identify::Behaviour, Trusting>,
     pub mailbox: stream::Behaviour,
     /// Absent from a community node, which is no hub: a star around one default gossipsub hub
     /// delivered 60 % of the messages.
@@ -80,13 +80,13 @@ pub(super) struct Behaviour {
     /// they are connected, and carry strangers' traffic.
     relay: Toggle<relay::Behaviour>,
     /// Reserves places at community nodes, and calls others through them.
-    circuit: Toggle<Quiet<relay::client::Behaviour>>,
+    circuit: Toggle<Sieved<relay::client::Behaviour, Quiet>>,
     /// Tries to replace a circuit by a direct connection.
     punch: Toggle<dcutr::Behaviour>,
     /// Tells members whether they can be called. In community nodes only.
     probing: Toggle<Probing>,
     /// Asks community nodes whether this node can be called.
-    probe: Toggle<Quiet<autonat::v2::client::Behaviour>>,
+    probe: Toggle<Sieved<autonat::v2::client::Behaviour, Quiet>>,
     /// Looks for members in the local network.
     lan: Toggle<Lan>,
 }
@@ -247,20 +247,20 @@ pub(super) fn build(key: &NodeKey, plan: Plan<'_>) -> Result<Swarm<Behaviour>, N
                     .with_interval(PING_INTERVAL)
                     .with_timeout(PING_TIMEOUT),
             ),
-            identify: identify::Behaviour::new(
+            identify: Sieved::trusting(identify::Behaviour::new(
                 identify::Config::new(IDENTIFY_PROTOCOL.to_owned(), keypair.public())
                     .with_agent_version(IDENTIFY_AGENT.to_owned())
                     .with_hide_listen_addrs(true)
                     // No address that a peer claims is kept: only the user's are dialed.
                     .with_cache_size(0),
-            ),
+            )),
             mailbox: stream::Behaviour::new(plan.accepts),
             gossip: Toggle::from(gossip),
             relay: Toggle::from(relay),
-            circuit: Toggle::from(circuit.map(Quiet)),
+            circuit: Toggle::from(circuit.map(Sieved::quiet)),
             punch: Toggle::from(punch),
             probing: Toggle::from(probing),
-            probe: Toggle::from(probe.map(Quiet)),
+            probe: Toggle::from(probe.map(Sieved::quiet)),
             lan: Toggle::from(lan),
         })
         .map_err(|error| setup(error.to_string()))?
