@@ -12,7 +12,6 @@ use std::{
 
 use kith_protocol::{
     mailbox::{Terms, limit::MAX_PEERS},
-    time::Time,
     vault::{Vault, VaultError},
 };
 use tokio::{
@@ -251,12 +250,11 @@ pub async fn community(
             }
         };
         announce(Announce::Api(serving.origin()));
-        let since = driver::now();
         let mut pause = RESTART_PAUSE.0;
         loop {
             let started = tokio::time::Instant::now();
-            let operating = (timings.clone(), since);
-            let run = community_once(&config, operating, &mut requests, &mut stop, &mut announce);
+            let timings = timings.clone();
+            let run = community_once(&config, timings, &mut requests, &mut stop, &mut announce);
             let error = match run.await {
                 Ok(Once::Stopped) => return Ok(()),
                 Ok(Once::Wasteful) => continue,
@@ -289,7 +287,7 @@ enum Once {
 /// Runs a community node until it is asked to stop, or its disk refuses.
 async fn community_once(
     config: &CommunityConfig,
-    (timings, since): (Timings, Time),
+    timings: Timings,
     requests: &mut Requests,
     stop: &mut watch::Receiver<bool>,
     announce: &mut (impl FnMut(Announce) + Send),
@@ -318,7 +316,7 @@ async fn community_once(
     let operating = Operating {
         disk,
         timings,
-        since,
+        since: driver::now(),
         begun: tokio::time::Instant::now(),
     };
     let (driver, listening) = start(Start {

@@ -258,8 +258,9 @@ impl Node {
     /// Asks the process to end by SIGTERM, and waits until it has ended without complaint.
     pub fn terminate(&mut self) {
         let mut running = self.take_running();
-        let told = process::Command::new("kill")
-            .args(["-TERM", &running.child.id().to_string()])
+        // The shell's own `kill`: the program of that name is not everywhere.
+        let told = process::Command::new("sh")
+            .args(["-c", &format!("kill -TERM {}", running.child.id())])
             .status();
         assert!(told.is_ok_and(|status| status.success()), "it can be told");
         let status = running.wait_until_ended(&self.home.name);

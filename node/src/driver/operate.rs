@@ -29,7 +29,7 @@ pub(crate) struct Operating {
     pub disk: watch::Receiver<DiskState>,
     /// Where durations are counted.
     pub timings: Timings,
-    /// When the node was started.
+    /// Since when it serves: counts begin then, also after its store was opened anew.
     pub since: Time,
     /// When its store was opened.
     pub begun: Instant,
