@@ -243,8 +243,10 @@ mod tests {
     fn only_who_is_believed_tells_us_where_we_are_and_not_without_end() {
         let (community, member) = (PeerId::random(), PeerId::random());
         let now = Instant::now();
-        let mut ears = Trusting::default();
-        ears.speaker = Some(community);
+        let mut ears = Trusting {
+            speaker: Some(community),
+            ..Trusting::default()
+        };
         assert_eq!(ears.hear(address(1), now), None);
         ears.speaker = Some(member);
         assert_eq!(ears.hear(address(2), now), None);
