@@ -142,17 +142,11 @@ pub(crate) struct CommunityArgs {
     pub(crate) print_config: bool,
 }
 
-/// What to do about a community node, other than to run one.
+/// What to do about community nodes, other than to run one.
 #[derive(Debug, Subcommand)]
 pub(crate) enum CommunityCommand {
     /// Show what the running community node can see of those who use it, and what it cannot
     Report,
-    #[command(flatten)]
-    Choice(ChoiceCommand),
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ChoiceCommand {
     /// List the community nodes that your node uses for new groups
     List,
     /// Use another community node for new groups

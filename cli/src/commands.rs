@@ -32,8 +32,8 @@ pub(crate) fn run(cli: Cli, output: &mut Output) -> Result<(), CliError> {
         Command::Init(args) => init::run(&cli, args, output),
         Command::Up(args) => up::run(&cli, args, output),
         Command::Community(args) => match &args.command {
-            Some(CommunityCommand::Choice(command)) => choice::run(&cli, command, output),
-            Some(CommunityCommand::Report) | None => community::run(&cli, args, output),
+            None | Some(CommunityCommand::Report) => community::run(&cli, args, output),
+            Some(command) => choice::run(&cli, command, output),
         },
         Command::Status => status::run(&cli, output),
         Command::Stop => stop::run(&cli, output),

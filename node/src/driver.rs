@@ -133,7 +133,7 @@ struct Shown {
     to: BTreeSet<String>,
     /// These may keep it equal among themselves: the group's own community nodes.
     federation: BTreeSet<String>,
-    /// What lies there waits for who may be away for long.
+    /// Whether what lies there waits for who may be away for long.
     inbox: bool,
 }
 
@@ -588,11 +588,11 @@ impl Driver {
                     topic,
                     server_now,
                 } => {
-                    self.count_sync(link);
                     let open = self.links.get(&link.0);
                     if open.is_some_and(|open| self.partings.compared(topic, &open.peer)) {
                         self.watching_changed = true;
                     }
+                    self.count_sync(link);
                     self.hand_over(profile::Input::Synced { topic, server_now })?;
                 }
                 Output::Refused {
@@ -763,16 +763,16 @@ impl Driver {
                 meeting_at.extend(nodes.iter().cloned());
             }
             let direct = group.map(|group| self.direct_addresses(group));
-            let direct = direct.into_iter().flatten();
+            let direct = direct.iter().flatten();
             let federation: BTreeSet<String> = nodes.iter().cloned().collect();
-            let mut to: BTreeSet<String> = nodes.iter().cloned().chain(direct).collect();
+            let mut to: BTreeSet<String> = direct.chain(nodes).cloned().collect();
             let key = routing.key();
             let (due, compare) = self.partings.due(key.topic(), &parting);
             to.extend(due);
             topics.insert(key.topic());
+            addresses.extend(to.iter().cloned());
             // A topic that is no group's is an inbox: what lies there waits for who may be away.
             let inbox = group.is_none();
-            addresses.extend(to.iter().cloned());
             let shown = Shown {
                 to,
                 federation,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use kith_protocol::{
     id::TopicId,
-    mailbox::{Frame, Terms, TermsError, limit::MAX_PEERS},
+    mailbox::{Frame, Terms, limit::MAX_PEERS},
 };
 use serde::Serialize;
 use tokio::{sync::mpsc::Receiver, time::Instant};
@@ -36,20 +36,51 @@ pub struct Trial {
     pub retention_ms: u64,
     /// By how much its clock is ahead of this device's, in milliseconds, give or take a round trip.
     pub clock_ahead_ms: i64,
-    /// Who runs it, as it says in terms that it signed; empty if it does not say.
-    pub operator: String,
-    /// How to reach them; empty if it does not say.
-    pub contact: String,
-    /// How long it keeps requests to join and what answers them, in milliseconds.
-    pub inbox_retention_ms: u64,
-    /// The most bytes of messages that it keeps of one group's topic.
-    pub topic_bytes: u64,
+    /// What it promises and signed with its own key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub terms: Option<TrialTerms>,
+    /// Why there are no terms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub terms_missing: Option<String>,
     /// The community nodes that it keeps topics equal with, by peer id.
     pub peers: Vec<String>,
     /// How long it took to connect, encrypt, and hear it say what it is, in milliseconds.
     pub connect_ms: u64,
     /// The middle one of a few round trips, in microseconds.
     pub round_trip_us: u64,
+}
+
+/// What a community node promises. What its operator wrote is theirs to answer for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TrialTerms {
+    /// Who runs it; may be empty.
+    pub operator: String,
+    /// How to reach them; may be empty.
+    pub contact: String,
+    /// When it signed this, in milliseconds since 1970, by its clock.
+    pub issued_ms: u64,
+    /// How long it keeps what a group says, in milliseconds.
+    pub retention_ms: u64,
+    /// How long it keeps requests to join and answers to them, in milliseconds.
+    pub inbox_retention_ms: u64,
+    /// How many envelopes a group may leave there.
+    pub topic_envelopes: u64,
+    /// How many bytes they may have.
+    pub topic_bytes: u64,
+}
+
+impl From<Terms> for TrialTerms {
+    fn from(terms: Terms) -> Self {
+        Self {
+            operator: terms.operator,
+            contact: terms.contact,
+            issued_ms: terms.issued.as_ms(),
+            retention_ms: terms.retention.as_ms(),
+            inbox_retention_ms: terms.inbox_retention.as_ms(),
+            topic_envelopes: terms.topic.envelopes,
+            topic_bytes: terms.topic.bytes,
+        }
+    }
 }
 
 /// Says why a trial came to nothing.
@@ -118,6 +149,8 @@ impl Visit {
         let connect_ms = as_ms(self.start.elapsed());
         let ahead = i128::from(now.as_ms()) - i128::from(crate::driver::now().as_ms());
         let mut peers = Vec::new();
+        let signed = self.policy(link, &mut peers).await?;
+        let terms = Terms::verify(&signed, peer.as_bytes());
         let mut trips = Vec::new();
         for _ in 0..ROUND_TRIPS {
             trips.push(self.round_trip(link, &mut peers).await?);
@@ -133,6 +166,8 @@ impl Visit {
             inbox_retention_ms: terms.inbox_retention.as_ms(),
             topic_bytes: terms.topic.bytes,
             clock_ahead_ms: i64::try_from(ahead).unwrap_or(i64::MAX),
+            terms_missing: terms.as_ref().err().map(ToString::to_string),
+            terms: terms.ok().map(TrialTerms::from),
             peers,
             connect_ms,
             round_trip_us: u64::try_from(trips[ROUND_TRIPS / 2].as_micros()).unwrap_or(u64::MAX),
@@ -163,6 +198,23 @@ impl Visit {
         Err(TrialError::Silent)
     }
 
+    /// Asks what the node promises.
+    async fn policy(
+        &mut self,
+        link: LinkId,
+        peers: &mut Vec<String>,
+    ) -> Result<Vec<u8>, TrialError> {
+        self.network
+            .send(link, Frame::AskPolicy {}.encode())
+            .map_err(|_| TrialError::NotAMailbox)?;
+        loop {
+            match self.hear(link).await? {
+                Frame::Policy(signed) => return Ok(signed),
+                frame => note_peers(frame, peers)?,
+            }
+        }
+    }
+
     /// Asks about a topic that nobody has, and waits for the refusal. What the node says unasked
     /// meanwhile is its list of peers.
     async fn round_trip(
@@ -181,11 +233,7 @@ impl Visit {
         loop {
             match self.hear(link).await? {
                 Frame::Refused { topic: of, .. } if of == topic => return Ok(asked.elapsed()),
-                Frame::Peers { peers: named } if named.len() <= MAX_PEERS && peers.is_empty() => {
-                    let named = named.iter().filter_map(|peer| Peer::from_bytes(peer).ok());
-                    peers.extend(named.map(|peer| peer.to_string()));
-                }
-                _ => return Err(TrialError::NotAMailbox),
+                frame => note_peers(frame, peers)?,
             }
         }
     }
@@ -205,6 +253,18 @@ impl Visit {
                 None => return Err(TrialError::Silent),
             }
         }
+    }
+}
+
+/// Takes what a node says unasked: its list of peers, once.
+fn note_peers(frame: Frame, peers: &mut Vec<String>) -> Result<(), TrialError> {
+    match frame {
+        Frame::Peers { peers: named } if named.len() <= MAX_PEERS && peers.is_empty() => {
+            let named = named.iter().filter_map(|peer| Peer::from_bytes(peer).ok());
+            peers.extend(named.map(|peer| peer.to_string()));
+            Ok(())
+        }
+        _ => Err(TrialError::NotAMailbox),
     }
 }
 

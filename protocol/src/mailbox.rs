@@ -285,10 +285,6 @@ impl Mailbox {
         self.last = now;
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what the input says, and what every input needs"
-    )]
     fn link_up(
         &mut self,
         link: LinkId,
@@ -312,14 +308,12 @@ impl Mailbox {
                 let soon = self.policy.serves_any_topic();
                 self.servers.insert(link, ClientLink::new(server, soon));
             }
-            Side::Server if client.len() > MAX_PEER_ID => {
-                self.close(link, CloseReason::BadPeerId, out);
-            }
             Side::Server if !self.access.admits(&client) => {
                 self.close(link, CloseReason::NotAdmitted, out);
             }
             Side::Server => {
-                self.challenge(link, ServerLink::new(client, server, now), now, rng, out);
+                let served = ServerLink::new(client, server, now);
+                self.challenge(link, served, now, rng, out);
             }
         }
     }

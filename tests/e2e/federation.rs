@@ -286,7 +286,13 @@ fn connections_to(node: &Community) -> usize {
 
 #[test]
 fn a_community_node_can_be_tried_before_it_is_trusted() {
-    let relays = peered((0..2).map(|_| Community::start()).collect());
+    let named = [
+        "--set",
+        "operator=Harbour House",
+        "--set",
+        "contact=harbour@example.org",
+    ];
+    let relays = peered(vec![Community::start_with(&named), Community::start()]);
     let (node, peer) = (&relays[0], &relays[1]);
     let id = |node: &Community| {
         let parts = node.address().rsplit('/').next();
@@ -298,6 +304,10 @@ fn a_community_node_can_be_tried_before_it_is_trusted() {
     assert_eq!(tried["peer"], id(node));
     assert_eq!(tried["retention_ms"], 30 * 86_400_000_u64);
     assert_eq!(tried["peers"], Value::from(vec![id(peer)]));
+    assert_eq!(tried["terms"]["operator"], "Harbour House");
+    assert_eq!(tried["terms"]["inbox_retention_ms"], 90 * 86_400_000_u64);
+    let other = home.kith().json(&["community", "try", peer.address()]);
+    assert_eq!(other["terms"]["operator"], "");
     assert!(
         tried["round_trip_us"].as_u64().is_some_and(|us| us > 0),
         "{tried}"
@@ -307,7 +317,14 @@ fn a_community_node_can_be_tried_before_it_is_trusted() {
         .run(&["community", "try", node.address()])
         .succeeded();
     let text = String::from_utf8_lossy(&text.stdout).into_owned();
-    for words in [&*id(node), "messages for 30 days", "round trip", &id(peer)] {
+    for words in [
+        &*id(node),
+        "messages for 30 days",
+        "operator    Harbour House",
+        "harbour@example.org",
+        "round trip",
+        &id(peer),
+    ] {
         assert!(text.contains(words), "{words} is not in {text}");
     }
 

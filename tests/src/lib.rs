@@ -5,8 +5,8 @@
 //! [`kith::Kith`], which runs one command and reads its output. [`transcript`] reads the written evening,
 //! [`leak`] searches a disk for it, [`http`] speaks to a node's local API, [`wait`] waits for a condition
 //! (never for a time) and [`seed`] makes chance repeatable. [`halves`] is a network of namespaces that can
-//! be cut in two, [`islands`] one in which each member reaches one community node, [`nat`] one with routers that let
-//! nobody in. [`spoken`] is somebody who speaks to a community node by hand.
+//! be cut in two, [`islands`] one in which each member reaches one community node, [`nat`] one with routers that
+//! let nobody in. [`spoken`] is somebody who speaks to a community node by hand.
 //!
 //! [`sim`] is something else: the protocol alone, without processes, in a virtual world.
 

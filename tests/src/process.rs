@@ -449,16 +449,6 @@ impl Member {
         member
     }
 
-    /// Makes a profile and starts a node in a place, that goes so far to reach other members: the words
-    /// after `--reach`.
-    pub fn start_reaching(place: &Place, name: &str, community: &Community, reach: &str) -> Self {
-        let home = Home::new_in(name, place);
-        let more: Vec<_> = ["--reach"].into_iter().chain(reach.split(' ')).collect();
-        let mut member = Self::prepared(home, &format!("{name} of the test"), &[community], &more);
-        member.node.start();
-        member
-    }
-
     /// Makes a profile and starts a node that knows these community nodes.
     pub fn start_with(name: &str, communities: &[&Community]) -> Self {
         let pseudonym = format!("{name} of the test");
@@ -471,6 +461,16 @@ impl Member {
     pub fn start_alone(name: &str) -> Self {
         let pseudonym = format!("{name} of the test");
         let mut member = Self::prepared(Home::new(name), &pseudonym, &[], &[]);
+        member.node.start();
+        member
+    }
+
+    /// Makes a profile and starts a node in a place, that goes so far to reach other members: the words
+    /// after `--reach`.
+    pub fn start_reaching(place: &Place, name: &str, community: &Community, reach: &str) -> Self {
+        let home = Home::new_in(name, place);
+        let more: Vec<_> = ["--reach"].into_iter().chain(reach.split(' ')).collect();
+        let mut member = Self::prepared(home, &format!("{name} of the test"), &[community], &more);
         member.node.start();
         member
     }

@@ -4,7 +4,7 @@ use kith_node::api::{CommunityLink, CommunityNodes, Done, NodeBody};
 use kith_node::trial::{self, Trial, TrialError};
 
 use super::up::{LOG, block_on};
-use crate::args::{ChoiceCommand, Cli, GroupCommunityCommand};
+use crate::args::{Cli, CommunityCommand, GroupCommunityCommand};
 use crate::client::{Client, path};
 use crate::error::CliError;
 use crate::output::{Output, printable};
@@ -12,23 +12,27 @@ use crate::output::{Output, printable};
 /// From how far on a clock is worth a word, in milliseconds.
 const CLOCK_NOTED_MS: u64 = 60_000;
 
-pub(crate) fn run(cli: &Cli, command: &ChoiceCommand, output: &mut Output) -> Result<(), CliError> {
-    if let ChoiceCommand::Try { address } = command {
+pub(crate) fn run(
+    cli: &Cli,
+    command: &CommunityCommand,
+    output: &mut Output,
+) -> Result<(), CliError> {
+    if let CommunityCommand::Try { address } = command {
         let trial = block_on(LOG, trial::run(address.trim()))?.map_err(trial_error)?;
         return output.print(&trial, tell);
     }
     let client = Client::find(cli)?;
     let path = path(&["community"]);
     match command {
-        ChoiceCommand::Add { address } => {
+        CommunityCommand::Add { address } => {
             let Done {} = client.post(&path, &body(address))?;
             super::done(output, "Groups that you start from now on use it as well.")
         }
-        ChoiceCommand::Remove { address } => {
+        CommunityCommand::Remove { address } => {
             let Done {} = client.delete(&path, &body(address))?;
             super::done(output, "Groups that you start from now on do not use it.")
         }
-        ChoiceCommand::List | ChoiceCommand::Try { .. } => list(client.get(&path)?, output),
+        _ => list(client.get(&path)?, output),
     }
 }
 
@@ -79,17 +83,13 @@ fn tell(trial: &Trial) -> String {
     let mut lines = vec![
         format!("address     {}", trial.address),
         format!("identity    {} (its key was checked)", trial.peer),
-        format!("run by      {}", or_unsaid(&trial.operator)),
-        format!("contact     {}", or_unsaid(&trial.contact)),
-        format!(
-            "keeps       messages for {}, requests to join for {}, of one group at most {} MiB",
-            days(trial.retention_ms),
-            days(trial.inbox_retention_ms),
-            trial.topic_bytes >> 20
-        ),
+        format!("keeps       messages for {}", days(trial.retention_ms)),
+    ];
+    lines.extend(promises(trial));
+    lines.extend([
         format!("connected   in {} ms", trial.connect_ms),
         format!("round trip  {}", trip(trial.round_trip_us)),
-    ];
+    ]);
     if trial.clock_ahead_ms.unsigned_abs() >= CLOCK_NOTED_MS {
         let minutes = trial.clock_ahead_ms / 60_000;
         lines.push(format!(
@@ -102,12 +102,30 @@ fn tell(trial: &Trial) -> String {
     printable(&lines.join("\n"))
 }
 
-fn or_unsaid(text: &str) -> &str {
-    if text.is_empty() {
-        "(does not say)"
-    } else {
-        text
-    }
+/// What it promises with its own signature.
+fn promises(trial: &Trial) -> Vec<String> {
+    let Some(terms) = &trial.terms else {
+        let why = trial.terms_missing.as_deref().unwrap_or_default();
+        return vec![format!("policy      {why}")];
+    };
+    let named = |text: &str| match text.is_empty() {
+        true => "not named".to_owned(),
+        false => text.to_owned(),
+    };
+    let mib = |bytes: u64| bytes / (1024 * 1024);
+    vec![
+        format!("operator    {}", named(&terms.operator)),
+        format!("contact     {}", named(&terms.contact)),
+        format!(
+            "invites     answers wait for {}",
+            days(terms.inbox_retention_ms)
+        ),
+        format!(
+            "a group     may leave {} messages there, or {} MiB",
+            terms.topic_envelopes,
+            mib(terms.topic_bytes)
+        ),
+    ]
 }
 
 fn days(ms: u64) -> String {

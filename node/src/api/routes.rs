@@ -107,9 +107,10 @@ pub(crate) fn router(site: &Site) -> Router<Site> {
             Address and token lie in `api.json` in the node's profile."
     ),
     paths(
-        status, stop, community_report, open, vault_create, vault_unlock, vault_lock, group_list, group_new,
-        community_list, community_add, community_remove, group_community_list,
-        group_community_add, group_community_remove, group_show, group_leave, group_log, group_repair, entries, entry_new, member_list,
+        status, stop, community_report, open, vault_create, vault_unlock, vault_lock, group_list,
+        group_new, community_list, community_add, community_remove, group_community_list,
+        group_community_add, group_community_remove, group_show, group_leave, group_log,
+        group_repair, entries, entry_new, member_list,
         member_remove, member_promote, member_demote, invite_list, invite_new, invite_revoke,
         join_list, join_new, join_show, events, openapi
     ),

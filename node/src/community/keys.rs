@@ -41,8 +41,8 @@ pub const KEYS: &[Key] = &[
     list(
         "peers",
         &[],
-        "Full addresses of other community nodes that this one works with. They count as trusted: \
-         the quotas of a peer do not hold for them, those of a topic and of the node do.",
+        "Full addresses of other community nodes, at most 16, to keep shared topics equal with. They \
+         count as trusted: the quotas of a peer do not hold for them, those of a topic and of the node do.",
     ),
     one(
         "operator",

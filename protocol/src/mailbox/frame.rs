@@ -77,6 +77,8 @@ pub enum Frame {
         until: Time,
         /// As in `delegate`.
         proof: Proof,
+        /// Whether the holder keeps the topic as an inbox.
+        inbox: bool,
     },
     /// Client: holds, pushes and takes envelopes of this topic for me.
     Pin {

@@ -28,7 +28,7 @@ use crate::{
 
 /// One link on which we are the server.
 pub(super) struct ServerLink {
-    /// Who is at the other end, and whom quotas count them as.
+    /// Who is at the other end: whom quotas count the client as.
     client: Vec<u8>,
     /// Our own peer id, as the client knows it.
     server: Vec<u8>,
@@ -49,7 +49,7 @@ pub(super) struct ServerLink {
 }
 
 impl ServerLink {
-    pub(super) fn new(client: Vec<u8>, server: Vec<u8>, now: Time) -> Self {
+    pub(super) fn new(client: Vec<u8>, server: Vec<u8>, since: Time) -> Self {
         Self {
             client,
             server,
@@ -60,11 +60,11 @@ impl ServerLink {
             taken: 0,
             behind: BTreeSet::new(),
             unheeded: 0,
-            since: now,
+            since,
         }
     }
 
-    /// Who is at the other end.
+    /// Who is at the other end, and whom quotas count them as.
     pub(super) fn client(&self) -> &[u8] {
         &self.client
     }
@@ -169,17 +169,13 @@ impl Mailbox {
                 let proven = |served: &ServerLink| {
                     pin::proven(&topic, &served.server, &served.nonce, &proof)
                 };
-                let wanted = Wanted {
-                    topic,
-                    inbox,
-                    delegated: None,
-                };
-                self.grant_pin(link, wanted, proven, now, out)?;
+                self.grant_pin(link, topic, (inbox, None), proven, now, out)?;
             }
             Frame::PinDelegated {
                 topic,
                 until,
                 proof,
+                inbox,
             } => {
                 let given = Delegation { until, proof };
                 let proven = |served: &ServerLink| {
@@ -187,12 +183,7 @@ impl Mailbox {
                     is_timely(given, now)
                         && delegation::is_signed(&topic, holder, server, until, &proof)
                 };
-                let wanted = Wanted {
-                    topic,
-                    inbox: false, // Of a new topic nothing is known; a member who pins it says more.
-                    delegated: Some(until),
-                };
-                self.grant_pin(link, wanted, proven, now, out)?;
+                self.grant_pin(link, topic, (inbox, Some(until)), proven, now, out)?;
             }
             Frame::Delegate {
                 topic,
@@ -232,8 +223,10 @@ impl Mailbox {
         let Some(served) = self.served.get(&link) else {
             return Ok(());
         };
-        if self.peers.contains(&served.client) {
-            return Ok(()); // It brings what many have put, each within a rate of their own.
+        // What comes from a peer many members have brought there: the limits of topics hold for it.
+        let trusted = self.access.trusted_clients.contains(&served.client);
+        if trusted || self.peers.contains(&served.client) {
+            return Ok(());
         }
         let quotas = self.policy.quotas();
         self.usage.charge(&served.client, charge, quotas, now)
@@ -282,16 +275,12 @@ impl Mailbox {
     fn grant_pin(
         &mut self,
         link: LinkId,
-        wanted: Wanted,
+        topic: TopicId,
+        (inbox, delegated): (bool, Option<Time>),
         proven: impl Fn(&ServerLink) -> bool,
         now: Time,
         out: &mut Vec<Output>,
     ) -> Result<(), CloseReason> {
-        let Wanted {
-            topic,
-            inbox,
-            delegated,
-        } = wanted;
         if let Err(why) = self.may_pin(link, &topic, delegated.is_some(), proven, now) {
             return self.turn_down(link, topic, None, why, out);
         }
@@ -362,8 +351,8 @@ impl Mailbox {
             return Err(Refusal::BadProof);
         }
         let any = self.policy.serves_any_topic();
-        let ours = any || (!delegated && self.watched.contains_key(topic));
-        if !ours || !self.access.serves(topic) {
+        let watched = !delegated && self.watched.contains_key(topic);
+        if (!any && !watched) || !self.access.serves(topic) {
             return Err(Refusal::NotServed);
         }
         if any && !self.pins.contains_key(topic) {

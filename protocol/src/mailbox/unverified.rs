@@ -41,6 +41,11 @@ impl Unverified {
         })
     }
 
+    /// How many bytes there are.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Checks the signature.
     pub(super) fn verify(self) -> Result<Envelope, EnvelopeError> {
         Envelope::parse(self.bytes)

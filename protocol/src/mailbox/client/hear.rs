@@ -255,8 +255,9 @@ impl Mailbox {
         if !self.follows(link, &topic) || !claimed.known_version {
             return Ok(());
         }
-        if self.policy.serves_any_topic() && !self.policy.takes(bucket, self.is_inbox(&topic), now)
-        {
+        let inbox = self.is_inbox(&topic);
+        let for_others = self.policy.serves_any_topic();
+        if for_others && !self.policy.takes(bucket, inbox, now) {
             return Ok(()); // Another community node may keep things for longer.
         }
         if let Some(entry) = self.index.find(&topic, bucket, &id) {
@@ -264,21 +265,22 @@ impl Mailbox {
             self.seen_at_server(link, &topic, bucket, id, made_here, out);
             return Ok(());
         }
+        let len = claimed.len() as u64;
         let envelope = claimed.verify().map_err(|_| CloseReason::BadEnvelope)?;
         let news = News::new(&envelope, false, Some(link));
-        let bytes = envelope.as_bytes().len() as u64;
-        // What a peer brings is held by the same room as what members bring.
-        let room = !self.policy.serves_any_topic()
-            || self
-                .has_room(&topic, self.is_inbox(&topic), bytes, now)
-                .is_ok();
-        if room && self.take(envelope, news, now, out) {
+        if for_others {
+            let room = self.has_room(&topic, inbox, len, now);
+            let quotas = self.policy.quotas();
+            let granted = room.and_then(|()| self.usage.charge_store(&topic, quotas, now));
+            if granted.is_ok() && self.take(envelope, news, now, out) {
+                self.counts.stored += 1;
+                self.spread(news, now, rng, out);
+            } else if let Some(server) = self.servers.get_mut(&link) {
+                // Nobody waits for it here; what is missing is found once there is room.
+                server.suspend(&topic, now.after(PIN_RETRY));
+            }
+        } else if self.take(envelope, news, now, out) {
             self.spread(news, now, rng, out);
-        } else if let Some(server) = self.servers.get_mut(&link)
-            && self.policy.serves_any_topic()
-        {
-            // Nobody waits for it here; what is missing is found once there is room.
-            server.suspend(&topic, now.after(PIN_RETRY));
         } else {
             out.push(Output::Refused {
                 link: None,

@@ -125,6 +125,7 @@ impl Mailbox {
                 topic,
                 until: given.until,
                 proof: given.proof,
+                inbox: self.pins.get(&topic).is_some_and(|pin| pin.inbox),
             }
         };
         server.tracks.entry(topic).phase = Phase::Pinning;

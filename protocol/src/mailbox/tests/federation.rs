@@ -9,7 +9,8 @@ use crate::{
     envelope::Envelope,
     id::EnvelopeId,
     mailbox::{
-        CloseReason, Frame, Input, LinkId, Refusal, Side, delegation,
+        Audience, CloseReason, Frame, Input, LinkId, Policy, Quotas, Refusal, Room, Side,
+        delegation,
         frame::Nonce,
         limit::{
             DELEGATION_LIFE, FUTURE_SLACK, MAX_PEER_TOPICS, MAX_PEERS, MAX_PINS, PIN_LIFE,
@@ -254,14 +255,13 @@ impl Client {
         let server = net.nodes[self.relay].peer.clone();
         let proof = pin::prove(key, &server, &self.nonce);
         let topic = key.topic();
-        self.tell(
-            net,
-            &Frame::Pin {
-                topic,
-                proof,
-                inbox: false,
-            },
-        )
+        let inbox = false;
+        let pin = Frame::Pin {
+            topic,
+            proof,
+            inbox,
+        };
+        self.tell(net, &pin)
     }
 
     fn pins_delegated(&self, net: &mut Net, key: &RoutingKey, until: Time) -> Vec<Frame> {
@@ -272,6 +272,7 @@ impl Client {
             topic,
             until,
             proof,
+            inbox: false,
         };
         self.tell(net, &pin)
     }
@@ -303,6 +304,7 @@ fn a_delegation_counts_for_its_holder_its_server_its_topic_and_its_time() {
             topic: one.topic(),
             until,
             proof: delegation::sign(signer, named, at, signed_until),
+            inbox: false,
         };
         let answers = holder.tell(&mut net, &pin);
         assert_eq!(refusal(&answers), Some(Refusal::BadProof));
@@ -341,6 +343,62 @@ fn a_delegated_pin_reads_and_writes_one_topic_until_it_ends() {
     assert_eq!(net.held(relay, 1).len(), pushed_before);
     // The envelopes stay for the members, as with any pin.
     assert!(net.nodes[relay].disk.pins[&one.topic()].until > net.now.after(Span::DAY.times(29)));
+}
+
+#[test]
+fn an_inbox_is_an_inbox_at_both_nodes() {
+    let mut net = Net::new(15);
+    let relays = net.peers(2);
+    net.connect(relays[0], relays[1]);
+    let member = net.member(&[]);
+    let watch = Input::Watch {
+        key: Box::new(key(TOPIC)),
+        shown_to: Audience::Everyone,
+        inbox: true,
+    };
+    net.nodes[member]
+        .watched
+        .insert(key(TOPIC).topic(), key(TOPIC));
+    net.input(member, watch);
+    net.federate(member, &relays);
+    net.connect(member, relays[0]);
+    net.advance(Span::SECOND);
+    for relay in relays {
+        assert!(net.nodes[relay].disk.pins[&key(TOPIC).topic()].inbox);
+    }
+}
+
+#[test]
+fn what_comes_from_a_peer_fills_no_topic_beyond_its_quota() {
+    let mut net = Net::new(16);
+    let policy = Policy::community(Span::DAY.times(30));
+    let quotas = Quotas {
+        topic: Room {
+            envelopes: 5,
+            bytes: u64::MAX,
+        },
+        ..*policy.quotas()
+    };
+    let small = net.node(policy.with_quotas(quotas));
+    let large = net.community();
+    for (node, other) in [(small, large), (large, small)] {
+        let peer = net.nodes[other].peer.clone();
+        net.peer_with(node, vec![peer]);
+    }
+    let link = net.connect(small, large);
+    let member = net.reaches_one(&[small, large], large);
+    net.connect(member, small);
+    net.advance(Span::SECOND);
+    for _ in 0..20 {
+        net.say(member, TOPIC);
+    }
+    net.advance(Span::SECOND.times(10));
+    assert_eq!(net.held(large, TOPIC).len(), 20);
+    assert_eq!(net.held(small, TOPIC).len(), 5);
+    // It does not ask again and again for what it has no room for.
+    let before = net.traffic[&link].frames;
+    net.advance(Span::SECOND.times(600));
+    assert!(net.traffic[&link].frames <= before + 2);
 }
 
 #[test]

@@ -38,7 +38,7 @@ impl Net {
             Input::LinkUp {
                 link,
                 side,
-                client: b"a client".to_vec(),
+                client: format!("client {}", link.0).into_bytes(),
                 server: server_id,
             },
         );
@@ -618,13 +618,11 @@ fn links_and_watched_topics_are_limited() {
     let mut net = Net::new(12);
     let relay = net.community();
     for number in 0..MAX_LINKS as u64 + 1 {
-        let (link, side, server) = (LinkId(number), Side::Server, b"x".to_vec());
-        let client = number.to_be_bytes().to_vec();
         let up = Input::LinkUp {
-            link,
-            side,
-            client,
-            server,
+            link: LinkId(number),
+            side: Side::Server,
+            client: b"y".to_vec(),
+            server: b"x".to_vec(),
         };
         net.input(relay, up);
     }

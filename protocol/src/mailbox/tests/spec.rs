@@ -73,6 +73,7 @@ fn examples() -> Vec<(&'static str, Frame)> {
                 topic,
                 until: delegated,
                 proof,
+                inbox: false,
             },
         ),
         (
