@@ -119,14 +119,6 @@ impl ServerLink {
     }
 }
 
-/// What a client asks for when it pins.
-struct Wanted {
-    topic: TopicId,
-    inbox: bool,
-    /// By a member's permission, which ends then.
-    delegated: Option<Time>,
-}
-
 impl Mailbox {
     /// Opens the conversation.
     pub(super) fn challenge(
@@ -224,8 +216,7 @@ impl Mailbox {
             return Ok(());
         };
         // What comes from a peer many members have brought there: the limits of topics hold for it.
-        let trusted = self.access.trusted_clients.contains(&served.client);
-        if trusted || self.peers.contains(&served.client) {
+        if self.peers.contains(&served.client) {
             return Ok(());
         }
         let quotas = self.policy.quotas();
