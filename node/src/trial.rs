@@ -98,9 +98,6 @@ pub enum TrialError {
     /// What answers there does not behave as a mailbox does.
     #[error("what answers there is not a community node that this version understands")]
     NotAMailbox,
-    /// It does not say, in a way that can be believed, what it promises; it is at fault.
-    #[error("the community node's terms cannot be relied on: {0}")]
-    Terms(TermsError),
     /// It connected and then said nothing in time.
     #[error("the community node did not answer in time")]
     Silent,
@@ -156,15 +153,10 @@ impl Visit {
             trips.push(self.round_trip(link, &mut peers).await?);
         }
         trips.sort_unstable();
-        let terms = self.terms(link, &peer).await?;
         Ok(Trial {
             address: address.to_owned(),
             peer: peer.to_string(),
             retention_ms: retention.as_ms(),
-            operator: terms.operator,
-            contact: terms.contact,
-            inbox_retention_ms: terms.inbox_retention.as_ms(),
-            topic_bytes: terms.topic.bytes,
             clock_ahead_ms: i64::try_from(ahead).unwrap_or(i64::MAX),
             terms_missing: terms.as_ref().err().map(ToString::to_string),
             terms: terms.ok().map(TrialTerms::from),
@@ -172,17 +164,6 @@ impl Visit {
             connect_ms,
             round_trip_us: u64::try_from(trips[ROUND_TRIPS / 2].as_micros()).unwrap_or(u64::MAX),
         })
-    }
-
-    /// Asks for its terms, which its own key has signed.
-    async fn terms(&mut self, link: LinkId, peer: &Peer) -> Result<Terms, TrialError> {
-        self.network
-            .send(link, Frame::AskPolicy {}.encode())
-            .map_err(|_| TrialError::NotAMailbox)?;
-        let Frame::Policy(signed) = self.hear(link).await? else {
-            return Err(TrialError::NotAMailbox);
-        };
-        Terms::verify(&signed, peer.as_bytes()).map_err(TrialError::Terms)
     }
 
     async fn connected(&mut self) -> Result<(LinkId, Peer), TrialError> {

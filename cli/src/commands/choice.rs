@@ -151,11 +151,6 @@ fn trial_error(error: TrialError) -> CliError {
             message,
             "check the address with its operator, and this computer's connection",
         ),
-        TrialError::Terms(_) => CliError::undone(
-            "terms",
-            message,
-            "ask its operator, or use another community node",
-        ),
         TrialError::NotAMailbox => CliError::undone(
             "not_a_mailbox",
             message,
