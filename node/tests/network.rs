@@ -477,10 +477,30 @@ async fn two_nodes_that_keep_each_other_have_a_link_each_way() {
         }
         links.push((ours.unwrap(), theirs.unwrap()));
     }
-    a.network.send(links[0].0, b"to b".to_vec()).unwrap();
-    assert_eq!(b.frame(links[1].1).await, b"to b");
-    b.network.send(links[1].0, b"to a".to_vec()).unwrap();
-    assert_eq!(a.frame(links[0].1).await, b"to a");
+    // If two connections were made at one moment, one ends, and its links are opened anew.
+    let (mut of_a, mut of_b) = (links[0].0, links[1].0);
+    let (mut at_a, mut at_b) = (false, false);
+    within(PATIENCE, async {
+        while !(at_a && at_b) {
+            let _gone = a.network.send(of_a, b"to b".to_vec());
+            let _gone = b.network.send(of_b, b"to a".to_vec());
+            let is_client = |role| role == LinkRole::Client;
+            tokio::select! {
+                event = a.events.recv() => match event.expect("the network stopped") {
+                    NetworkEvent::LinkUp { link, role, .. } if is_client(role) => of_a = link,
+                    NetworkEvent::Frame { bytes, .. } => at_a |= bytes == b"to a",
+                    _ => {}
+                },
+                event = b.events.recv() => match event.expect("the network stopped") {
+                    NetworkEvent::LinkUp { link, role, .. } if is_client(role) => of_b = link,
+                    NetworkEvent::Frame { bytes, .. } => at_b |= bytes == b"to b",
+                    _ => {}
+                },
+                () = sleep(LOOK_AGAIN) => {}
+            }
+        }
+    })
+    .await;
     gossip_flows(&a, &mut b, "try a").await;
     gossip_flows(&b, &mut a, "try b").await;
 }
@@ -881,8 +901,12 @@ async fn a_peer_that_gossips_what_is_rejected_is_cut_off() {
 /// Two members dial each other at one moment, so that there are two connections, and lose one:
 /// gossip goes on over the other, and so does, or soon is again, each link.
 async fn gossip_outlives_one_of_two_connections(cut_the_first: bool) {
-    let (mut a, a_addr) = Node::listen(Role::Personal, TCP).await;
-    let (mut b, b_addr) = Node::listen(Role::Personal, TCP).await;
+    let (mut a, mut a_addr) = Node::listen(Role::Personal, TCP).await;
+    let (mut b, mut b_addr) = Node::listen(Role::Personal, TCP).await;
+    if a.network.local_peer() > b.network.local_peer() {
+        // So that the first connection is the one that both keep, and the second the one that they end.
+        (a, a_addr, b, b_addr) = (b, b_addr, a, a_addr);
+    }
     for node in [&a, &b] {
         node.subscribe();
     }

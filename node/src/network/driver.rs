@@ -5,6 +5,9 @@
 //! these at once and for none in particular: sending an event to the node never holds it up, since
 //! events wait in an [`Outbox`] whose parts are each bounded.
 
+mod places;
+mod prefer;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     error::Error,
@@ -17,9 +20,7 @@ use libp2p::{
     Multiaddr, PeerId, Swarm,
     core::{ConnectedPoint, transport::ListenerId},
     gossipsub::{self, IdentTopic, MessageAcceptance, TopicHash},
-    mdns,
-    multiaddr::Protocol,
-    ping, relay,
+    mdns, ping, relay,
     swarm::{
         ConnectionId, DialError, SwarmEvent,
         dial_opts::{DialOpts, PeerCondition},
@@ -42,7 +43,7 @@ use super::{
     outbox::Outbox,
     path::{self, Path, Taste},
     relaying::Admitted,
-    reserve::{At, Reservation},
+    reserve::Reservation,
     stream,
     swarm::{Behaviour, Event},
 };
@@ -429,99 +430,6 @@ impl Driver {
         }
     }
 
-    /// Tries peers that are connected by a circuit only at the direct addresses that they named.
-    fn try_better(&mut self, now: Instant) {
-        let due: Vec<PeerId> = self
-            .kept
-            .iter()
-            .filter(|(_, kept)| kept.improve.is_some_and(|due| due <= now))
-            .map(|(peer, _)| *peer)
-            .collect();
-        for peer in due {
-            let by_circuit = self.best(peer).is_some_and(|c| c.path == Path::Circuit);
-            self.plan_improvement(peer, IMPROVE_EACH);
-            let literal = |kept: &Kept| {
-                let addresses = kept.addresses.iter();
-                addresses.filter_map(DialAddress::literal).collect()
-            };
-            let mut addresses: Vec<Multiaddr> =
-                self.kept.get(&peer).map(literal).unwrap_or_default();
-            addresses.extend(self.nearby.get(&peer).into_iter().flatten().cloned());
-            if by_circuit && !addresses.is_empty() {
-                self.dial_beside(peer, addresses);
-            }
-        }
-    }
-
-    /// Says when a peer is tried directly: never, unless all that connects us is a circuit.
-    fn plan_improvement(&mut self, peer: PeerId, wait: Duration) {
-        let by_circuit = self.best(peer).is_some_and(|c| c.path == Path::Circuit);
-        if let Some(kept) = self.kept.get_mut(&peer) {
-            let named = !kept.is_by_circuit() || self.nearby.contains_key(&peer);
-            let worth_it = by_circuit && named;
-            let spread = f64::from(chance()) / f64::from(u32::MAX);
-            let wait = wait.mul_f64(0.5 + spread);
-            kept.improve = worth_it.then(|| Instant::now() + wait);
-        }
-    }
-
-    /// Makes another connection to a peer that is connected, in the hope that it is better.
-    fn dial_beside(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
-        let options = DialOpts::peer_id(peer)
-            .condition(PeerCondition::Always)
-            .addresses(addresses);
-        if let Err(error) = self.swarm.dial(self.with_port(options)) {
-            tracing::debug!(%error, "no better connection");
-        }
-    }
-
-    /// Dials from a fresh port, since the one that we listen on would tell others where; but for who
-    /// punches holes, who must be seen at the port that the others will call.
-    fn with_port(&self, options: libp2p::swarm::dial_opts::WithPeerIdWithAddresses) -> DialOpts {
-        match self.place.reach {
-            Reach::Direct => options.build(),
-            Reach::Mailbox | Reach::Circuit => options.allocate_new_port().build(),
-        }
-    }
-
-    /// The best connection to a peer, and of equals the latest.
-    fn best(&self, peer: PeerId) -> Option<&Connection> {
-        let all = self.connections.get(&peer)?;
-        all.iter()
-            .max_by_key(|c| (self.worth(peer, c), !self.is_double(peer, c)))
-    }
-
-    /// Whether two members made a connection each at one moment, and this is the one to end. Not if one
-    /// is older: it may be dead, and nobody have noticed yet.
-    fn is_double(&self, peer: PeerId, one: &Connection) -> bool {
-        let mut all = self.connections.get(&peer).into_iter().flatten();
-        self.taste(peer) == Taste::Tcp
-            && !one.by_smaller
-            && all.any(|other| {
-                let apart = one.since.max(other.since) - one.since.min(other.since);
-                other.by_smaller && other.path == one.path && apart < AT_ONE_MOMENT
-            })
-    }
-
-    /// How much a connection is worth. One that a community node made serves to find out whether we can
-    /// be called, and ends by itself.
-    fn worth(&self, peer: PeerId, connection: &Connection) -> u8 {
-        match connection.theirs && self.reservations.contains_key(&peer) {
-            true => 0,
-            false => connection.path.worth(self.taste(peer)),
-        }
-    }
-
-    fn taste(&self, peer: PeerId) -> Taste {
-        let is_community = self.reservations.contains_key(&peer);
-        match self.place.role {
-            Role::Community => Taste::Any,
-            Role::Personal if !is_community => Taste::Tcp,
-            Role::Personal if self.place.reach >= Reach::Direct => Taste::Quic,
-            Role::Personal => Taste::Any,
-        }
-    }
-
     /// Opens the mailbox on a connection that there is, or else makes one.
     fn try_peer(&mut self, peer: PeerId) {
         if let Some(connection) = self.best(peer) {
@@ -853,202 +761,6 @@ impl Driver {
             },
             Event::Lan(event) => self.on_lan(event),
             Event::Ping(_) | Event::Gossip(_) | Event::Circuit(_) | Event::Other => {}
-        }
-    }
-
-    // Circuits through others.
-
-    fn on_reserve(&mut self, peers: BTreeSet<PeerId>) {
-        if self.place.reach < Reach::Circuit {
-            return;
-        }
-        let gone: Vec<PeerId> = self
-            .reservations
-            .keys()
-            .filter(|peer| !peers.contains(peer))
-            .copied()
-            .collect();
-        for peer in gone {
-            if let Some(listener) = self.reservations.remove(&peer).and_then(|p| p.listener()) {
-                self.swarm.remove_listener(listener);
-            }
-        }
-        let identify = &mut self.swarm.behaviour_mut().identify;
-        identify.sieve.believe(peers.clone());
-        let now = Instant::now();
-        for peer in peers {
-            let place = self.reservations.entry(peer);
-            place.or_insert_with(|| Reservation::new(now)).hurry(now);
-        }
-        self.tell_circuits();
-    }
-
-    /// Whether a community node can be asked for a place: it knows us, by our mailbox link.
-    fn can_reserve(&self, peer: PeerId) -> bool {
-        let phase = self.kept.get(&peer).map(|kept| &kept.phase);
-        matches!(phase, Some(Phase::Up { .. }))
-    }
-
-    fn try_reservations(&mut self, now: Instant) {
-        let places = self.reservations.iter();
-        let due: Vec<PeerId> = places
-            .filter(|(_, place)| place.due() <= now)
-            .map(|(peer, _)| *peer)
-            .collect();
-        for peer in due {
-            let waiting = self
-                .reservations
-                .get(&peer)
-                .is_some_and(Reservation::is_waiting);
-            match waiting {
-                true if self.can_reserve(peer) => self.reserve(peer, now),
-                true => {}
-                false => self.lose_place(peer, "the community node did not answer"),
-            }
-        }
-    }
-
-    fn reserve(&mut self, peer: PeerId, now: Instant) {
-        // Of several the library takes the oldest.
-        let mut direct = self.connections.get(&peer).into_iter().flatten();
-        let Some(oldest) = direct.find(|c| c.path != Path::Circuit) else {
-            return;
-        };
-        let (connection, address) = (oldest.id, address::circuit_through(&oldest.remote, peer));
-        match self.swarm.listen_on(address) {
-            Ok(listener) => {
-                if let Some(place) = self.reservations.get_mut(&peer) {
-                    let at = At {
-                        listener,
-                        connection,
-                    };
-                    place.asked(at, now);
-                }
-            }
-            Err(error) => self.lose_place(peer, &reason_of(&error)),
-        }
-    }
-
-    /// The community node at which a listener holds a place, or asks for one.
-    fn place_of(&self, listener: ListenerId) -> Option<PeerId> {
-        let mut places = self.reservations.iter();
-        let found = places.find(|(_, place)| place.listener() == Some(listener));
-        found.map(|(peer, _)| *peer)
-    }
-
-    /// Notes that a place is lost or was refused; it is asked for again.
-    fn lose_place(&mut self, peer: PeerId, reason: &str) {
-        let Some(place) = self.reservations.get_mut(&peer) else {
-            return;
-        };
-        tracing::debug!(reason, "not to be reached through a community node");
-        if let Some(listener) = place.lost(Instant::now(), chance()) {
-            self.swarm.remove_listener(listener);
-        }
-        self.tell_circuits();
-    }
-
-    /// Tells the node by which circuits it can be reached: each address of each community node that
-    /// it holds a place at.
-    fn tell_circuits(&mut self) {
-        let local = *self.swarm.local_peer_id();
-        let held = self.reservations.iter().filter(|(_, p)| p.is_held());
-        let kept = held.filter_map(|(peer, _)| self.kept.get(peer));
-        let now: BTreeSet<String> = kept
-            .flat_map(|kept| &kept.addresses)
-            .filter(|address| address.through.is_none())
-            .map(|address| address::circuit_text(&address.text, local))
-            .collect();
-        for gone in self.told.difference(&now) {
-            let reason = "the place at the community node is lost".to_owned();
-            self.outbox.not_listening(gone.clone(), reason);
-        }
-        for new in now.difference(&self.told) {
-            self.outbox.listening(new.clone());
-        }
-        self.told = now;
-    }
-
-    /// A community node told another address of its own. Who punches holes prefers QUIC towards it;
-    /// but goes nowhere else than to the machine that it is connected to anyway.
-    fn on_hint(&mut self, peer: PeerId, circuit: &Multiaddr) {
-        let now = Instant::now();
-        let tried = self.quic_tried.get(&peer);
-        let tcp = self.best(peer).filter(|c| c.path == Path::Tcp);
-        let Some(tcp) = tcp.filter(|_| self.place.reach >= Reach::Direct) else {
-            return;
-        };
-        let there = address::ip_of(circuit) == address::ip_of(&tcp.remote);
-        if there
-            && address::is_quic(circuit)
-            && tried.is_none_or(|tried| now.saturating_duration_since(*tried) >= QUIC_RETRY)
-        {
-            let parts = circuit.iter();
-            let before = |part: &Protocol<'_>| !matches!(part, Protocol::P2p(_));
-            let quic: Multiaddr = parts.take_while(before).collect();
-            self.quic_tried.insert(peer, now);
-            self.dial_beside(peer, vec![quic]);
-        }
-    }
-
-    /// A member calls who is connected: so they have lost what connected us, and we have not noticed. Kept,
-    /// it would be preferred to the new one, take up its place, and swallow what is sent.
-    fn give_up_older(&mut self, peer: PeerId) {
-        let now = Instant::now();
-        let all = self.connections.get(&peer).into_iter().flatten();
-        let older: Vec<ConnectionId> = all
-            .filter(|c| now.saturating_duration_since(c.since) >= AT_ONE_MOMENT)
-            .filter(|c| c.path != Path::Circuit)
-            .map(|c| c.id)
-            .collect();
-        for id in older {
-            self.drop_dead(peer, id);
-        }
-    }
-
-    /// Ends a connection that is dead, and the links on it, which may not notice for long.
-    fn drop_dead(&mut self, peer: PeerId, id: ConnectionId) {
-        self.swarm.close_connection(id);
-        self.cut_links(id);
-        self.on_disconnected(peer, id);
-    }
-
-    /// A better connection to a peer has come: the others end once their links have.
-    fn collapse(&mut self, peer: PeerId) {
-        let Some(best) = self.best(peer) else { return };
-        let (best, most) = (best.id, self.worth(peer, best));
-        let all = self.connections.get(&peer).into_iter().flatten();
-        let worse: Vec<ConnectionId> = all
-            .filter(|c| match self.worth(peer, c) {
-                // What a community node made ends by itself.
-                0 => false,
-                worth => worth < most || self.is_double(peer, c),
-            })
-            .map(|c| c.id)
-            .collect();
-        for connection in self.connections.get_mut(&peer).into_iter().flatten() {
-            connection.leaving |= worse.contains(&connection.id);
-        }
-        for id in worse {
-            if self.is_opening(peer, id) {
-                self.open_mailbox(peer, best);
-            }
-            for (link, live) in &self.links {
-                if live.connection == id {
-                    self.board.close_link(*link);
-                }
-            }
-            self.close_if_left(peer, id);
-        }
-        self.plan_improvement(peer, IMPROVE_SOON);
-    }
-
-    /// Closes a connection that is being left, unless a link still lives on it.
-    fn close_if_left(&mut self, peer: PeerId, id: ConnectionId) {
-        let mut all = self.connections.get(&peer).into_iter().flatten();
-        let leaving = all.any(|c| c.id == id && c.leaving);
-        if leaving && !self.links.values().any(|live| live.connection == id) {
-            self.swarm.close_connection(id);
         }
     }
 

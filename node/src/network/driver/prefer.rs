@@ -1,0 +1,176 @@
+//! Which of several connections to one peer is kept, and how a better one comes to be.
+
+use std::time::Duration;
+
+use libp2p::{
+    Multiaddr, PeerId,
+    swarm::{
+        ConnectionId,
+        dial_opts::{DialOpts, PeerCondition, WithPeerIdWithAddresses},
+    },
+};
+use tokio::time::Instant;
+
+use super::{AT_ONE_MOMENT, Connection, Driver, IMPROVE_EACH, IMPROVE_SOON};
+use crate::network::{
+    Reach, Role,
+    address::DialAddress,
+    keep::{Kept, chance},
+    path::{Path, Taste},
+};
+
+impl Driver {
+    /// Tries peers that are connected by a circuit only at the direct addresses that they named.
+    pub(super) fn try_better(&mut self, now: Instant) {
+        let due: Vec<PeerId> = self
+            .kept
+            .iter()
+            .filter(|(_, kept)| kept.improve.is_some_and(|due| due <= now))
+            .map(|(peer, _)| *peer)
+            .collect();
+        for peer in due {
+            let by_circuit = self.best(peer).is_some_and(|c| c.path == Path::Circuit);
+            self.plan_improvement(peer, IMPROVE_EACH);
+            let literal = |kept: &Kept| {
+                let addresses = kept.addresses.iter();
+                addresses.filter_map(DialAddress::literal).collect()
+            };
+            let mut addresses: Vec<Multiaddr> =
+                self.kept.get(&peer).map(literal).unwrap_or_default();
+            addresses.extend(self.nearby.get(&peer).into_iter().flatten().cloned());
+            if by_circuit && !addresses.is_empty() {
+                self.dial_beside(peer, addresses);
+            }
+        }
+    }
+
+    /// Says when a peer is tried directly: never, unless all that connects us is a circuit.
+    pub(super) fn plan_improvement(&mut self, peer: PeerId, wait: Duration) {
+        let by_circuit = self.best(peer).is_some_and(|c| c.path == Path::Circuit);
+        if let Some(kept) = self.kept.get_mut(&peer) {
+            let named = !kept.is_by_circuit() || self.nearby.contains_key(&peer);
+            let worth_it = by_circuit && named;
+            let spread = f64::from(chance()) / f64::from(u32::MAX);
+            let wait = wait.mul_f64(0.5 + spread);
+            kept.improve = worth_it.then(|| Instant::now() + wait);
+        }
+    }
+
+    /// Makes another connection to a peer that is connected, in the hope that it is better.
+    pub(super) fn dial_beside(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        let options = DialOpts::peer_id(peer)
+            .condition(PeerCondition::Always)
+            .addresses(addresses);
+        if let Err(error) = self.swarm.dial(self.with_port(options)) {
+            tracing::debug!(%error, "no better connection");
+        }
+    }
+
+    /// Dials from a fresh port, since the one that we listen on would tell others where; but for who
+    /// punches holes, who must be seen at the port that the others will call.
+    pub(super) fn with_port(&self, options: WithPeerIdWithAddresses) -> DialOpts {
+        match self.place.reach {
+            Reach::Direct => options.build(),
+            Reach::Mailbox | Reach::Circuit => options.allocate_new_port().build(),
+        }
+    }
+
+    /// The best connection to a peer, and of equals the latest.
+    pub(super) fn best(&self, peer: PeerId) -> Option<&Connection> {
+        let all = self.connections.get(&peer)?;
+        all.iter()
+            .max_by_key(|c| (self.worth(peer, c), !self.is_double(peer, c)))
+    }
+
+    /// Whether two members made a connection each at one moment, and this is the one to end. Not if one
+    /// is older: it may be dead, and nobody have noticed yet.
+    pub(super) fn is_double(&self, peer: PeerId, one: &Connection) -> bool {
+        let mut all = self.connections.get(&peer).into_iter().flatten();
+        self.taste(peer) == Taste::Tcp
+            && !one.by_smaller
+            && all.any(|other| {
+                let apart = one.since.max(other.since) - one.since.min(other.since);
+                other.by_smaller && other.path == one.path && apart < AT_ONE_MOMENT
+            })
+    }
+
+    /// How much a connection is worth. One that a community node made serves to find out whether we can
+    /// be called, and ends by itself.
+    pub(super) fn worth(&self, peer: PeerId, connection: &Connection) -> u8 {
+        match connection.theirs && self.reservations.contains_key(&peer) {
+            true => 0,
+            false => connection.path.worth(self.taste(peer)),
+        }
+    }
+
+    pub(super) fn taste(&self, peer: PeerId) -> Taste {
+        let is_community = self.reservations.contains_key(&peer);
+        match self.place.role {
+            Role::Community => Taste::Any,
+            Role::Personal if !is_community => Taste::Tcp,
+            Role::Personal if self.place.reach >= Reach::Direct => Taste::Quic,
+            Role::Personal => Taste::Any,
+        }
+    }
+
+    /// A member calls who is connected: so they have lost what connected us, and we have not noticed. Kept,
+    /// it would be preferred to the new one, take up its place, and swallow what is sent.
+    pub(super) fn give_up_older(&mut self, peer: PeerId) {
+        let now = Instant::now();
+        let all = self.connections.get(&peer).into_iter().flatten();
+        let older: Vec<ConnectionId> = all
+            .filter(|c| now.saturating_duration_since(c.since) >= AT_ONE_MOMENT)
+            .filter(|c| c.path != Path::Circuit)
+            .map(|c| c.id)
+            .collect();
+        for id in older {
+            self.drop_dead(peer, id);
+        }
+    }
+
+    /// Ends a connection that is dead, and the links on it, which may not notice for long.
+    pub(super) fn drop_dead(&mut self, peer: PeerId, id: ConnectionId) {
+        self.swarm.close_connection(id);
+        self.cut_links(id);
+        self.on_disconnected(peer, id);
+    }
+
+    /// A better connection to a peer has come: the others end once their links have.
+    pub(super) fn collapse(&mut self, peer: PeerId) {
+        let Some(best) = self.best(peer) else { return };
+        let (best, most) = (best.id, self.worth(peer, best));
+        let all = self.connections.get(&peer).into_iter().flatten();
+        let worse: Vec<ConnectionId> = all
+            .filter(|c| match self.worth(peer, c) {
+                // What a community node made ends by itself.
+                0 => false,
+                worth => worth < most || self.is_double(peer, c),
+            })
+            .map(|c| c.id)
+            .collect();
+        for connection in self.connections.get_mut(&peer).into_iter().flatten() {
+            connection.leaving |= worse.contains(&connection.id);
+        }
+        for id in worse {
+            if self.is_opening(peer, id) {
+                self.open_mailbox(peer, best);
+            }
+            for (link, live) in &self.links {
+                if live.connection == id {
+                    self.board.close_link(*link);
+                }
+            }
+            self.close_if_left(peer, id);
+        }
+        self.plan_improvement(peer, IMPROVE_SOON);
+    }
+
+    /// Closes a connection that is being left, unless a link still lives on it.
+    pub(super) fn close_if_left(&mut self, peer: PeerId, id: ConnectionId) {
+        let mut all = self.connections.get(&peer).into_iter().flatten();
+        let leaving = all.any(|c| c.id == id && c.leaving);
+        if leaving && !self.links.values().any(|live| live.connection == id) {
+            self.swarm.close_connection(id);
+        }
+    }
+}
