@@ -444,6 +444,15 @@ pub fn check_listen(addr: &str) -> Result<(), NetworkError> {
     address::parse_listen(addr).map(|_| ())
 }
 
+/// Checks an address at which others reach this node though it cannot know it by itself.
+///
+/// # Errors
+///
+/// [`NetworkError::BadAddress`] says what is wrong with it.
+pub fn check_external(addr: &str) -> Result<(), NetworkError> {
+    address::parse_external(addr).map(|_| ())
+}
+
 /// The handle to a running network. Commands return at once; what comes of them is told by
 /// [`NetworkEvent`]s. Dropping it stops the network without waiting.
 pub struct Network {

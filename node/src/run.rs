@@ -331,6 +331,7 @@ async fn community_once(
         key,
         role: network::Role::Community,
         listen: config.listen.clone(),
+        external: config.external.clone(),
         reach: Reach::Mailbox,
         lan: false,
         community: peers,
@@ -520,6 +521,7 @@ async fn open_vault(
         key,
         role: network::Role::Personal,
         listen: config.listen.clone(),
+        external: Vec::new(),
         reach: config.reach,
         lan: config.lan,
         community: config.community.clone(),
@@ -534,6 +536,7 @@ struct Start {
     key: NodeKey,
     role: network::Role,
     listen: Vec<String>,
+    external: Vec<String>,
     reach: Reach,
     lan: bool,
     community: Vec<String>,
@@ -544,6 +547,7 @@ async fn start(start: Start) -> Result<(Driver, Vec<String>), RunError> {
     let expected = start.listen.len();
     let mut config = NetworkConfig::new(start.key, start.role);
     config.listen = start.listen;
+    config.external = start.external;
     config.reach = start.reach;
     config.lan = start.lan;
     let (network, mut events) = Network::start(config)?;

@@ -37,7 +37,7 @@ pub(crate) use self::{
 pub use self::{
     epoch::{MAX_ADDS, MAX_INTENTS, MAX_REASON, Member},
     keys::{EPOCH_KEPT, FAR_EPOCH_KEPT, MAX_LIVE_EPOCHS, MIN_EPOCH_KEPT, READ_ONLY_KEPT},
-    membership::InviteState,
+    membership::{FAREWELL_LINGERS, InviteState},
     nodes::PARTING_KEPT,
     note::Class,
     policy::{GroupPolicy, MAX_STEWARDS},
@@ -74,8 +74,8 @@ pub(crate) mod spec {
     pub(crate) use super::{
         epoch::{MlsSigner, RATCHET_WINDOW, credential, first_epoch},
         membership::{
-            FAREWELL_LINGERS, FAREWELL_TRIED, FAREWELL_WAITS, INBOX_ANSWERED, MAX_INVITE_LIFE,
-            MAX_REQUESTS, RANK_DELAY, RELEASE_WAITS, REMOVAL_WAITS,
+            FAREWELL_TRIED, FAREWELL_WAITS, INBOX_ANSWERED, MAX_INVITE_LIFE, MAX_REQUESTS,
+            RANK_DELAY, RELEASE_WAITS, REMOVAL_WAITS,
         },
         note::{CommitNote, Intent, MessageNote, Payload, Stand, What},
         policy::{MemberCard, capabilities},

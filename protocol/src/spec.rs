@@ -569,10 +569,7 @@ fn the_documents_group_limits_are_those_in_force() {
         ("JOIN_KEPT", days(crate::profile::JOIN_KEPT)),
         ("JOIN_WAITS", days(crate::profile::JOIN_WAITS)),
         ("FAREWELL_WAITS", days(crate::group::spec::FAREWELL_WAITS)),
-        (
-            "FAREWELL_LINGERS",
-            seconds(crate::group::spec::FAREWELL_LINGERS),
-        ),
+        ("FAREWELL_LINGERS", seconds(crate::group::FAREWELL_LINGERS)),
         ("FAREWELL_TRIED", days(crate::group::spec::FAREWELL_TRIED)),
         ("RELEASE_WAITS", days(crate::group::spec::RELEASE_WAITS)),
         ("REMOVAL_WAITS", days(crate::group::spec::REMOVAL_WAITS)),

@@ -12,7 +12,7 @@ mod common;
 use common::Network;
 use kith_protocol::{
     envelope::Envelope,
-    group::GroupError,
+    group::{FAREWELL_LINGERS, GroupError},
     id::GroupId,
     invite::Refusal,
     profile::{Command, Error, JoinState},
@@ -326,6 +326,12 @@ fn a_member_who_leaves_is_taken_out_and_nothing_of_the_group_stays() {
     for envelope in network.mailbox.clone() {
         network.person("Ben").stored(envelope.id(), now);
     }
+    assert!(
+        network.person("Ben").disk_len() > 1,
+        "other community nodes are still being brought what this one has"
+    );
+    let later = now.after(FAREWELL_LINGERS);
+    network.person("Ben").tick(later);
     assert_eq!(
         network.person("Ben").disk_len(),
         1,

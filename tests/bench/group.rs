@@ -205,13 +205,21 @@ impl Person {
         self.handle(Input::Tick);
     }
 
-    /// A mailbox is in reach again.
+    /// A mailbox is in reach again, and compared about the topic where the group is now.
     fn synced(&mut self, group: GroupId) -> Step {
         let watched = self.profile.watched(self.clock);
-        let topic = watched.iter().find(|topic| topic.group == Some(group));
-        let topic = topic.expect("a topic of the group").routing.key().topic();
+        let topics = watched.iter().filter(|topic| topic.group == Some(group));
+        let topics: Vec<TopicId> = topics.map(|topic| topic.routing.key().topic()).collect();
         let server_now = self.clock;
-        self.handle(Input::Synced { topic, server_now })
+        let mut all = Step::default();
+        for topic in topics {
+            let step = self.handle(Input::Synced { topic, server_now });
+            all.to_group.extend(step.to_group);
+            all.elsewhere.extend(step.elsewhere);
+            all.epoch_kept = all.epoch_kept.max(step.epoch_kept);
+            all.ms += step.ms;
+        }
+        all
     }
 
     /// Takes fresh keys: those that this member came in with have grown old meanwhile.

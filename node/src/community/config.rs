@@ -198,6 +198,8 @@ impl Layer {
 pub struct Config {
     /// Multiaddrs to listen on.
     pub listen: Vec<String>,
+    /// Multiaddrs at which the node is reached besides those.
+    pub external: Vec<String>,
     /// Full multiaddrs of other community nodes.
     pub peers: Vec<String>,
     /// Who runs the node; may be empty.
@@ -314,6 +316,7 @@ impl Reader<'_> {
     ) -> Result<Config, ConfigError> {
         let config = Config {
             listen: self.all("listen", text::listen)?,
+            external: self.all("external", text::external)?,
             peers: self.all("peers", text::peer_address)?,
             operator: self.one("operator", text::line)?,
             contact: self.one("contact", text::line)?,

@@ -39,6 +39,13 @@ pub const KEYS: &[Key] = &[
         "Where members reach the node. Open these ports in the firewall.",
     ),
     list(
+        "external",
+        &[],
+        "Where members reach the node, if it cannot know that by itself: behind a router that hands \
+         connections on, or under a name, such as /dns4/kith.example.org/tcp/4001. Members who call each \
+         other through the node are told these.",
+    ),
+    list(
         "peers",
         &[],
         "Full addresses of other community nodes, at most 16, to keep shared topics equal with. They \

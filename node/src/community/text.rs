@@ -162,6 +162,15 @@ pub(super) fn peer_address(text: &str) -> Result<String, String> {
         .map_err(|error| format!("{error}; a node prints its own full addresses when it starts"))
 }
 
+/// An address at which others reach the node.
+pub(super) fn external(text: &str) -> Result<String, String> {
+    network::check_external(text)
+        .map(|()| text.to_owned())
+        .map_err(|error| {
+            format!("{error}; write it like \"/dns4/kith.example.org/tcp/4001\", without a peer id")
+        })
+}
+
 /// A peer id.
 pub(super) fn peer(text: &str) -> Result<Peer, String> {
     text.parse()

@@ -253,6 +253,7 @@ impl Person {
         let mut done = None;
         let mut reopen = Vec::new();
         let mut synced = false;
+        let mut new = BTreeSet::new();
         for output in outputs {
             match output {
                 Output::Persist {
@@ -275,9 +276,11 @@ impl Person {
                 }
                 Output::Watching => {
                     let watched = self.profile.watched(now).into_iter();
-                    self.watched = watched
+                    let watched: BTreeSet<TopicId> = watched
                         .map(|watched| watched.routing.key().topic())
                         .collect();
+                    new.extend(watched.difference(&self.watched).copied());
+                    self.watched = watched;
                 }
                 Output::Reconnect => synced = true,
                 Output::Reopen(id) => reopen.extend(self.envelopes.get(&id).cloned()),
@@ -295,11 +298,19 @@ impl Person {
         if synced {
             self.sync(now);
         }
+        if self.online {
+            self.compare(&new, now); // A mailbox that is in reach is asked about a new topic at once.
+        }
         done
     }
 
     fn sync(&mut self, now: Time) {
-        for topic in self.watched.clone() {
+        self.compare(&self.watched.clone(), now);
+    }
+
+    /// A mailbox holds nothing more of these topics.
+    fn compare(&mut self, topics: &BTreeSet<TopicId>, now: Time) {
+        for topic in topics.iter().copied() {
             let input = Input::Synced {
                 topic,
                 server_now: now,

@@ -63,6 +63,16 @@ fn the_example_changes_nothing_and_names_every_key() {
 }
 
 #[test]
+fn what_the_network_cannot_know_is_told_it() {
+    let config = of_file("external = [\"/dns4/kith.example.org/tcp/4001\"]").unwrap();
+    assert_eq!(config.external, ["/dns4/kith.example.org/tcp/4001"]);
+    let error = of_file(&format!(
+        "external = [\"/dns4/kith.example.org/tcp/4001/p2p/{PEER}\"]"
+    ));
+    assert!(error.unwrap_err().to_string().contains("without a peer id"));
+}
+
+#[test]
 fn peers_are_known_and_lists_reach_the_mailbox() {
     let topic = "ab".repeat(32);
     let config = of_file(&format!(

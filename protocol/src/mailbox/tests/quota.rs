@@ -71,7 +71,11 @@ impl Spoken {
             client: client.to_vec(),
         });
         match (&frames[..], &closed[..]) {
-            ([Frame::Challenge { nonce, .. }], []) => Ok((link, *nonce)),
+            (
+                [Frame::Challenge { nonce, .. }]
+                | [Frame::Challenge { nonce, .. }, Frame::Peers { .. }],
+                [],
+            ) => Ok((link, *nonce)),
             ([], [why]) => Err(*why),
             other => panic!("{other:?}"),
         }
