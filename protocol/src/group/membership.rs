@@ -196,7 +196,10 @@ impl Group {
     /// Gives `true` when nobody else is in the group: it can go at once.
     pub(crate) fn leave(&mut self, context: &mut Context<'_>) -> Result<bool, GroupError> {
         let tip = self.tip_epoch()?;
-        let settled = self.recovery.out().is_some() || self.tree.has_majority(tip);
+        // Others must have followed: one's own device may be the only one that knows of it.
+        let me = self.me();
+        let followed = self.tree.has_majority_of(tip, |id| *id != me);
+        let settled = self.recovery.out().is_some() || followed;
         let alone = tip.meta.roster.len() <= 1 && !self.owes_removal(context.now);
         if alone || (self.removal().is_some() && settled) {
             return Ok(true);

@@ -464,8 +464,17 @@ impl Tree {
 
     /// The same, without those who say that they stand where this member never was.
     pub(crate) fn is_upheld(&self, epoch: &Epoch) -> bool {
+        self.has_majority_of(epoch, |id| !self.strays.contains_key(id))
+    }
+
+    /// The same, of those stewards alone of whom this is so; the others count as standing elsewhere.
+    pub(crate) fn has_majority_of(
+        &self,
+        epoch: &Epoch,
+        counts: impl Fn(&MemberId) -> bool,
+    ) -> bool {
         let stewards = &self.judges(epoch).meta.policy.stewards;
-        let here = stewards.iter().filter(|id| !self.strays.contains_key(*id));
+        let here = stewards.iter().filter(|id| counts(id));
         let here: Vec<MemberId> = here.copied().collect();
         2 * self.votes_below(&here, &epoch.id) > stewards.len()
     }
