@@ -6,7 +6,7 @@
 //! follows any more. So a steward also says it in a signed note on the topic of the epoch that a
 //! removal ended, and on that of the branch left: whoever judged at a fork hears the same votes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::{
     Context, Group, GroupError, MAX_ORDER, Verdict,
@@ -15,7 +15,7 @@ use super::{
     note::{Class, Payload, Stand, What},
 };
 use crate::{
-    id::{EpochId, MemberId, TopicId},
+    id::{EpochId, MemberId},
     profile::Output,
     time::Time,
     topic::RoutingSecret,
@@ -55,8 +55,8 @@ impl Group {
         if !self.in_touch() || self.recovery.is_old_copy() || self.recovery.out().is_some() {
             return Ok(None);
         }
-        let audiences = self.audiences(context.now);
-        if audiences.is_empty() && self.told.forsaken.is_empty() {
+        let stands = self.stands_to_tell(context.now);
+        if stands.is_empty() && self.told.forsaken.is_empty() {
             return Ok(None);
         }
         let due = self.tip_since.after(ACK_DELAY);
@@ -64,7 +64,7 @@ impl Group {
             return Ok(Some(due));
         }
         self.told.forsaken.clear();
-        for (routing, epoch) in audiences.into_values() {
+        for (routing, epoch) in stands {
             self.tell_stand(&routing, epoch, context)?;
         }
         let path = self.tree.path();
@@ -74,36 +74,41 @@ impl Group {
         Ok(None)
     }
 
-    /// The topics on which this steward has to say where they stand, and which epoch tells it there.
-    fn audiences(&self, now: Time) -> BTreeMap<TopicId, (RoutingSecret, EpochId)> {
-        let mut audiences = BTreeMap::new();
-        let mut tell = |of: &Epoch, epoch: EpochId| {
-            let routing = of.meta.routing.clone();
-            let topic = routing.key().topic();
-            audiences.entry(topic).or_insert((routing, epoch));
-        };
-        for removal in self.tree.path() {
-            let parent = removal.meta.parent.and_then(|id| self.tree.get(&id));
-            let Some(parent) = parent.filter(|_| evicts(removal)) else {
-                continue;
-            };
-            let recent = removal.meta.made.after(EPOCH_KEPT) > now;
-            let told = self.told.removals.contains(&removal.id);
-            if recent && !told && self.judges(parent) {
-                tell(parent, removal.id);
-            }
-        }
+    /// On which topics this steward has to say where they stand, and which epoch tells it there, in
+    /// order. Of several stands the last one counts, so whoever hears more than one must hear that of
+    /// the epoch furthest down last: with one that is due, all below it are said again.
+    fn stands_to_tell(&self, now: Time) -> Vec<(RoutingSecret, EpochId)> {
+        let mut stands = Vec::new();
+        let mut from = None;
         for forsaken in self.told.forsaken.iter().filter_map(|id| self.tree.get(id)) {
             if !self.tree.is_on_path(&forsaken.id) && self.strands_somebody(forsaken) {
                 let fork = self.tree.fork_of(&forsaken.id);
                 let next = fork.and_then(|fork| self.tree.next_on_path(&fork));
                 let next = next.or_else(|| self.tip_epoch().ok()); // On another root's branch.
                 if let Some(next) = next {
-                    tell(forsaken, next.id);
+                    stands.push((forsaken.meta.routing.clone(), next.id));
+                    from = from.into_iter().chain([next.meta.depth]).min();
                 }
             }
         }
-        audiences
+        for removal in self.tree.path() {
+            let parent = removal.meta.parent.and_then(|id| self.tree.get(&id));
+            let Some(parent) = parent.filter(|_| evicts(removal)) else {
+                continue;
+            };
+            let recent = removal.meta.made.after(EPOCH_KEPT) > now;
+            if !recent || !self.judges(parent) {
+                continue;
+            }
+            let told = self.told.removals.contains(&removal.id);
+            if !told && from.is_none() {
+                from = Some(removal.meta.depth);
+            }
+            if from.is_some_and(|from| from <= removal.meta.depth) {
+                stands.push((parent.meta.routing.clone(), removal.id));
+            }
+        }
+        stands
     }
 
     /// Whether this member's vote counts at an epoch, or at a fork above it.
