@@ -1329,6 +1329,11 @@ impl Group {
         })
     }
 
+    /// Whether something that this member said waits on this device to be encrypted.
+    pub fn is_unsent(&self, event: &EventId) -> bool {
+        self.unsent.iter().any(|(_, unsent)| unsent == event)
+    }
+
     /// What this member said in an envelope.
     pub fn sent_in(&self, envelope: &EnvelopeId) -> Option<EventId> {
         self.sent.get(envelope).copied()

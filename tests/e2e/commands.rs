@@ -319,3 +319,27 @@ fn read_is_limited_to_the_latest_messages() {
         "{plain}"
     );
 }
+
+#[test]
+fn what_is_said_while_no_community_node_is_in_reach_says_where_it_is_and_leaves_by_itself() {
+    let mut community = Community::start();
+    let ben = Member::start("Ben", &community);
+    ben.creates_group("Lantern");
+    let home = ben.node.home();
+    let says =
+        |line: &[&str]| String::from_utf8(home.kith().run(line).stdout).expect("text in UTF-8");
+    let shows = |line: &[&str], what: &str| {
+        wait_explained(what, UNTIL_DELIVERED, || {
+            let said = says(line);
+            said.contains(what).then_some(()).ok_or(said)
+        });
+    };
+    community.node.kill();
+    shows(&["group", "show", "Lantern"], "(not connected)");
+    let posted = says(&["post", "Lantern", "Is anybody there?"]);
+    assert!(posted.contains("on this device"), "{posted}");
+    let until = "until a community node of the group is in reach, and then leaves by itself";
+    shows(&["group", "show", "Lantern"], until);
+    community.node.start();
+    shows(&["read", "Lantern"], "on 1 community node");
+}

@@ -252,6 +252,8 @@ pub struct Settling {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Hold {
+    /// No community node is in reach, or the one that is has not been asked yet for what is new.
+    OutOfTouch,
     /// A removal is known and not in effect yet: whoever is removed must not read them.
     Removal,
     /// This device needs fresh keys.
@@ -283,6 +285,7 @@ impl Settling {
             said.push("A removal is not in effect yet.".to_owned());
         }
         let until = match self.hold {
+            Some(Hold::OutOfTouch) => "a community node of the group is in reach",
             Some(Hold::Removal) => "the removal is in effect",
             Some(Hold::FreshKeys) => "this device has fresh keys",
             Some(Hold::Change) | None => "a change of the group is complete",
@@ -620,7 +623,7 @@ pub struct Subject {
 }
 
 /// Who is known to hold an entry besides this device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Delivery {
     /// How many community nodes hold it; 0 means that it is on this device only.
     pub community_nodes: u32,

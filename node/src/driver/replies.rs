@@ -412,6 +412,7 @@ fn settling(group: &Group) -> api::Settling {
     let settling = group.settling();
     let hold = match settling.waiting_messages {
         0 => None,
+        _ if group.problems().contains(&Problem::OutOfTouch) => Some(api::Hold::OutOfTouch),
         _ if !settling.waiting_removals.is_empty() => Some(api::Hold::Removal),
         _ if lacks_keys(&group.problems()) => Some(api::Hold::FreshKeys),
         _ => Some(api::Hold::Change),
@@ -700,9 +701,10 @@ fn entry(driver: &Driver, group: &Group, entry: Entry) -> api::Entry {
         kind,
         text,
         subject,
-        delivery: group
-            .envelope_of(&entry.id)
-            .map(|envelope| driver.delivery(&envelope)),
+        delivery: match group.envelope_of(&entry.id) {
+            Some(envelope) => Some(driver.delivery(&envelope)),
+            None => group.is_unsent(&entry.id).then(api::Delivery::default),
+        },
         before_resync: entry.before_resync,
     }
 }
