@@ -62,7 +62,7 @@ use crate::{
     identity::{PseudonymKey, PseudonymSalt},
     name::Name,
     parts::{self, Collector, Part, PartError, Parts, Slot, Whole},
-    profile::{Kind, Notice, Output},
+    profile::{JOIN_KEPT, Kind, Notice, Output},
     time::{Bucket, Span, Time},
     topic::RoutingSecret,
 };
@@ -86,6 +86,9 @@ pub(crate) mod spec {
 pub const LATE_POST: Span = Span::DAY.times(20);
 /// How long an envelope waits for a commit that has not arrived.
 pub const WAITING_KEPT: Span = Span::DAY.times(30);
+/// By how many MLS epochs the branch of a second Welcome may be behind the first: what was said there
+/// may come before the Welcome does.
+pub const WELCOME_REACH: u64 = 8;
 /// How many envelopes may wait for a commit that has not arrived.
 pub const MAX_WAITING: usize = 65_536;
 /// How many epochs of a group have their MLS state loaded: the tip's, where messages are made and
@@ -923,8 +926,13 @@ impl Group {
         context: &mut Context<'_>,
     ) -> Verdict {
         let roots = self.tree.roots().iter();
-        let began = roots.filter_map(|root| Some(self.tree.get(&root.epoch)?.meta.depth));
-        if began.min().is_some_and(|began| number < began) {
+        let roots = roots.filter_map(|root| self.tree.get(&root.epoch));
+        let first = roots.min_by_key(|root| root.meta.depth);
+        let reach = |root: &Epoch| match root.meta.made.after(JOIN_KEPT) > context.now {
+            true => root.meta.depth.saturating_sub(WELCOME_REACH),
+            false => root.meta.depth,
+        };
+        if first.map(reach).is_some_and(|began| number < began) {
             // From before this member came in: never theirs to read.
             return Verdict::Rejected(GroupError::EpochClosed);
         }

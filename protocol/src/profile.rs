@@ -799,7 +799,15 @@ impl Profile {
                     let _ = group.receive_help(&secret, envelope, context);
                 }
             }
-            Route::Join => self.receive_replies(envelope, context),
+            Route::Join => {
+                // Who came in by this invite may become a steward, and finds the request here then.
+                let invite = InviteId::of(&envelope.topic());
+                let groups = self.groups.values_mut();
+                for group in groups.filter(|group| group.knows_invite(&invite)) {
+                    let _ = group.receive_request(invite, envelope, context);
+                }
+                self.receive_replies(envelope, context);
+            }
         }
     }
 
@@ -989,6 +997,7 @@ impl Profile {
             // A duty that fails now is tried again at the next tick.
             let _ = group.tick(context);
             let _ = group.drop_old_keys(context);
+            let _ = group.expire_requests(context);
             group.expire_waiting(context);
             group.expire_parts(context);
         }

@@ -550,6 +550,7 @@ fn the_documents_group_limits_are_those_in_force() {
         ("READ_ONLY_KEPT", days(crate::group::READ_ONLY_KEPT)),
         ("LATE_POST", days(crate::group::LATE_POST)),
         ("MAX_FORSAKEN", crate::group::MAX_FORSAKEN as u64),
+        ("WELCOME_REACH", crate::group::WELCOME_REACH),
         ("WAITING_KEPT", days(crate::group::WAITING_KEPT)),
         ("MAX_WAITING", crate::group::MAX_WAITING as u64),
         ("MAX_ORDER", crate::group::MAX_ORDER),

@@ -326,6 +326,11 @@ impl Group {
         })
     }
 
+    /// Whether some steward has told the group of an invite.
+    pub(crate) fn knows_invite(&self, invite: &InviteId) -> bool {
+        self.invites.contains_key(invite)
+    }
+
     /// Takes an envelope from an invite's inbox.
     pub(crate) fn receive_request(
         &mut self,
@@ -397,6 +402,20 @@ impl Group {
         Ok(())
     }
 
+    /// Forgets requests that were admitted long ago, and those that have been others' to answer for
+    /// as long.
+    pub(crate) fn expire_requests(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
+        let others = self.rank().is_none();
+        let old = |request: &Request| request.received.after(ANSWER_KEPT) < context.now;
+        let done = self.requests.iter();
+        let done =
+            done.filter(|(join, request)| old(request) && (others || self.is_admitted(join)));
+        for join in done.map(|(join, _)| *join).collect::<Vec<_>>() {
+            self.forget_request(&join, context)?;
+        }
+        Ok(())
+    }
+
     /// Answers requests whose turn has come. Gives when the next is due.
     fn answer_requests(
         &mut self,
@@ -411,16 +430,6 @@ impl Group {
         }
         let now = context.now;
         let delay = RANK_DELAY.times(rank as u64);
-        let settled = |request: &Request| request.received.after(ANSWER_KEPT) < now;
-        let done: Vec<JoinId> = self
-            .requests
-            .iter()
-            .filter(|(join, request)| settled(request) && self.is_admitted(join))
-            .map(|(join, _)| *join)
-            .collect();
-        for join in done {
-            self.forget_request(&join, context)?;
-        }
         let welcome = MEMBER_BYTES * (self.roster().len() + MAX_ADDS);
         let most_invites = (MAX_WELCOMES / welcome).max(1);
         let mut invites = BTreeSet::new();
