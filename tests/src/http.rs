@@ -49,9 +49,12 @@ impl Api {
     }
 
     fn at(address: &str, token: &str) -> Self {
+        // A node closes a connection whose request it refused before it read the body, and
+        // a kept connection may meet that close in the middle of the next request.
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
+            .max_idle_connections(0)
             .proxy(None)
             .timeout_recv_response(Some(UNTIL_ANSWERED));
         Self {
