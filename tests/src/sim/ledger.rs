@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use kith_protocol::{
-    id::{EpochId, EventId, GroupId, MemberId},
+    id::{EpochId, EventId, GroupId, JoinId, MemberId},
     time::Time,
 };
 
@@ -73,6 +73,8 @@ pub struct Ledger {
     /// What was broken.
     pub failures: Vec<Failure>,
     pub(super) numbers: BTreeMap<(usize, MemberId), u64>,
+    /// The requests whose second self has said goodbye.
+    pub(super) partings: BTreeSet<(usize, JoinId)>,
     latest: BTreeMap<(usize, GroupId), MemberId>,
 }
 

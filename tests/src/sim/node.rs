@@ -11,10 +11,11 @@ use std::{
 
 use kith_protocol::{
     envelope::Envelope,
-    id::{EnvelopeId, EpochId, GroupId, MemberId, TopicId},
+    group::Group,
+    id::{EnvelopeId, EpochId, GroupId, JoinId, MemberId, TopicId},
     identity::RootSeed,
     mailbox::{self, Carrier, LinkId, Mailbox, Policy, Side, Source},
-    profile::{self, Command, Error, Kind, Notice, Outcome, Profile, Watched},
+    profile::{self, Command, Error, JoinState, Kind, Notice, Outcome, Profile, Watched},
     time::{Span, Time},
     topic::RoutingKey,
 };
@@ -65,6 +66,9 @@ pub struct Made {
     pub envelope: Rc<Envelope>,
     /// How many of the turn's new epochs the node knew when it made it.
     pub learned: usize,
+    /// The request whose second self says goodbye in it: the person is in already, by another
+    /// request. That self has message numbers of its own.
+    pub parting: Option<JoinId>,
 }
 
 /// What runs while a node is up.
@@ -201,7 +205,7 @@ impl Node {
             profile_timers: BTreeSet::new(),
             watching_changed: true,
         });
-        self.step(now, |at| at.carry_out_profile(outputs, None));
+        self.step(now, |at| at.carry_out_profile(outputs, None, None));
     }
 
     /// Loses power; `survivors` of the batches that were not flushed are on the disk.
@@ -410,10 +414,20 @@ impl Step<'_> {
     }
 
     fn handle_profile(&mut self, input: profile::Input, answer: Option<u64>) {
-        if let Some(profile) = &mut self.machine.profile {
-            let outputs = profile.handle(input, self.now, self.dice);
-            self.carry_out_profile(outputs, answer);
-        }
+        let Some(profile) = &mut self.machine.profile else {
+            return;
+        };
+        let groups: BTreeSet<GroupId> = profile.groups().map(Group::id).collect();
+        let outputs = profile.handle(input, self.now, self.dice);
+        let parting = outputs.iter().find_map(|output| match output {
+            profile::Output::Notify(Notice::Join { join }) => {
+                let (_, request) = profile.joins().find(|(id, _)| *id == join)?;
+                let again = matches!(&request.state, JoinState::Joined(id) if groups.contains(id));
+                again.then_some(*join)
+            }
+            _ => None,
+        });
+        self.carry_out_profile(outputs, parting, answer);
     }
 
     fn hand_in(&mut self, envelope: Envelope) {
@@ -454,7 +468,12 @@ impl Step<'_> {
         }
     }
 
-    fn carry_out_profile(&mut self, outputs: Vec<profile::Output>, answer: Option<u64>) {
+    fn carry_out_profile(
+        &mut self,
+        outputs: Vec<profile::Output>,
+        parting: Option<JoinId>,
+        answer: Option<u64>,
+    ) {
         use profile::Output;
         for output in outputs {
             match output {
@@ -467,6 +486,7 @@ impl Step<'_> {
                     self.machine.made.push(Made {
                         envelope: shared.clone(),
                         learned: self.machine.learned.len(),
+                        parting,
                     });
                     self.effect(Effect::Publish(shared));
                     self.keep(envelope, Source::Here);

@@ -186,6 +186,7 @@ struct Sent {
     tapped: Option<Tapped>,
     /// What the node says in it, if it is not an ack.
     event: Option<EventId>,
+    parting: Option<JoinId>,
 }
 
 /// What a relay does wrong.
@@ -623,6 +624,7 @@ impl World {
         sent.map(|(made, tapped)| Sent {
             event: said(&made.envelope),
             envelope: made.envelope,
+            parting: made.parting,
             tapped,
         })
         .collect()
@@ -1755,10 +1757,20 @@ impl World {
                     self.ledger.rejoins.extend(me.map(|me| (me, self.now)));
                 }
             }
+            let seq = tapped.seq();
+            if let Some(join) = sent.parting {
+                let first = self.ledger.partings.insert((node, join)) && seq == 1;
+                if !first && !self.watches[node].old_copy {
+                    self.fail(
+                        FailureKind::Invariant,
+                        format!("node {node} parts a second time, with message number {seq}"),
+                    );
+                }
+                continue;
+            }
             let Some(me) = me.filter(|_| self.is_honest(node)) else {
                 continue;
             };
-            let seq = tapped.seq();
             let last = self.ledger.numbers.insert((node, me), seq);
             if last.is_some_and(|last| last >= seq) && !self.watches[node].old_copy {
                 self.fail(
