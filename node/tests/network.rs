@@ -1,4 +1,25 @@
 //! Promises of the network room, between whole networks over loopback.
+//!
+//! libp2p fails in silence in some ways that would cost messages. Each has a test that fails where it
+//! comes back:
+//!
+//! | what fails in silence | what shows that it does not |
+//! | --- | --- |
+//! | a star around one gossip hub delivers 60 % | `a_star_of_a_hundred_around_one_community_node_hears_everything`, `a_community_node_takes_no_part_in_gossip` |
+//! | the second connection to a peer ends, and publishing says `Ok` for nothing | `gossip_outlives_the_first_of_two_connections`, `gossip_outlives_the_second_of_two_connections` |
+//! | the same when a circuit gives way to a direct connection | `gossip_outlives_the_circuit_that_a_direct_connection_replaces` |
+//! | a connection is dead and nobody is told | `a_connection_that_went_silent_is_given_up_and_made_anew` |
+//! | with too many topics a peer drops all of them, or the stream dies at 16 KiB | `members_who_follow_as_many_topics_as_they_may_hear_each_other_on_every_one`, `the_topic_after_the_last_is_refused` |
+//! | a publish that nobody is there for is lost | `publishing_to_nobody_is_no_error` (the mailbox has it: `tests/e2e/evening.rs`, and `parts_that_gossip_loses_come_by_comparing_with_a_mailbox` in `tests/sim/scenarios.rs`) |
+//! | who follows a topic late hears nothing | `gossip_flows_both_ways_when_a_topic_is_followed_late`, `all_hear_all_when_a_new_topic_is_followed_one_by_one` |
+//! | one message over several ways is taken for several, or for none | `gossip_is_delivered_once_whatever_ways_it_takes` |
+//! | a circuit is cut after 128 KiB | `a_circuit_carries_a_thousand_messages_each_way`, `a_circuit_that_has_carried_its_share_is_made_anew` |
+//! | a relay gives no place after 128, or 60 from one address | `more_members_have_a_place_than_the_librarys_relay_has` |
+//! | a lost place is not asked for again | `a_place_is_had_again_when_the_community_node_returns`, `a_place_is_had_again_when_its_connection_was_cut` |
+//! | places lead nowhere because the relay knows no address of its own | `a_community_node_names_the_address_that_circuits_begin_at` in `src/network/outsider.rs` |
+//! | a node calls whatever private address a stranger names | `only_where_the_peer_is_connected_from_is_called_and_only_so_often` in `src/network/probing.rs` |
+//! | a node announces itself, its version or its addresses | `a_personal_node_identifies_by_no_version_and_no_address` and its neighbours in `src/network/outsider.rs`; `two_in_one_home_find_each_other_in_their_network_if_they_look` in `tests/e2e/nat.rs` |
+//! | a full queue holds everybody up, or drops what it took | `a_slow_consumer_bounds_what_is_held_for_it`, `a_queue_that_overflows_closes_its_link_and_the_peer_returns` |
 
 #![allow(
     clippy::unwrap_used,

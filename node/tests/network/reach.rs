@@ -262,6 +262,31 @@ async fn a_circuit_is_called_only_through_a_community_node_that_is_connected() {
     assert_eq!(elsewhere.network.counts().tcp, 0);
 }
 
+/// The library's relay refuses after 128 places, and from one address after 60 in an hour.
+#[tokio::test]
+async fn more_members_have_a_place_than_the_librarys_relay_has() {
+    const MEMBERS: usize = 150;
+    let hub = Arc::new(Hub::start().await);
+    let coming: Vec<_> = (0..MEMBERS)
+        .map(|_| {
+            let hub = hub.clone();
+            tokio::spawn(async move {
+                let mut member = member(&hub, Reach::Circuit).await;
+                (circuit_of(&mut member).await, member)
+            })
+        })
+        .collect();
+    let mut members = Vec::new();
+    for member in coming {
+        members.push(within(PATIENCE, member).await.unwrap());
+    }
+    assert_eq!(hub.network.counts().reservations_given, MEMBERS as u64);
+    assert_eq!(hub.network.counts().reservations_refused, 0);
+    let (to_last, last) = members.last_mut().unwrap();
+    let mut ben = member(&hub, Reach::Circuit).await;
+    connect(&mut ben, last, to_last).await;
+}
+
 #[tokio::test]
 async fn a_place_is_had_again_when_the_community_node_returns() {
     let hub = Hub::start().await;
