@@ -1,10 +1,6 @@
-//! Runs random worlds for some time and reports, a `name: value` line each.
-//!
-//! `simulate --seconds N [--seed N] [--runs N] [--members N] [--commands N]`, and what plans may
-//! contain beyond what the code promises today: `--everything`, or a switch of [`Scope`] by its
-//! name (`--several-stewards`, `--twins`, …; `--no-twins` takes it out again). Also `SEED=n`.
-//! Without a seed it begins at one drawn from the clock. A run that fails prints its seed: `SEED=n
-//! simulate --runs 1` replays it, with the same switches, and `TRACE=1` says what happens in it.
+//! Runs random worlds for some time and reports, a `name: value` line each: see [`USAGE`], or
+//! `simulate --help`. Plans contain what the code promises today ([`Scope::TODAY`]), and what the
+//! switches add.
 
 #![allow(
     clippy::unwrap_used,
@@ -15,11 +11,29 @@
 use std::{
     collections::BTreeMap,
     panic::catch_unwind,
-    process::ExitCode,
+    process::{ExitCode, exit},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use tests::sim::{FailureKind, Report, Scope, Size, plan};
+
+/// What it can be asked for.
+const USAGE: &str = "\
+Runs random worlds for some time and reports, a `name: value` line each.
+
+  simulate [--seconds N] [--seed N] [--runs N] [--members N] [--commands N] [SWITCH]...
+
+  --seconds N   ends after so many seconds (60)
+  --seed N      the first run's seed; the next runs' follow it (from the clock; also SEED=N)
+  --runs N      ends after so many runs
+  --members N   most people in a world (60)
+  --commands N  most commands in a plan (60)
+  SWITCH        --everything, or what plans may contain, each also as --no-...: --several-stewards,
+                --leaving, --stewards-leave, --vanishing, --wrong-clocks, --rejoin, --withholding,
+                --twins, --insiders, --lost-records, --old-copies, --weeks, --old-links
+
+A run that fails prints its seed. `SEED=N simulate --runs 1` repeats it, with the same switches;
+with TRACE=1 it says what happens.";
 
 struct Wish {
     seconds: u64,
@@ -96,6 +110,10 @@ fn read() -> Wish {
     while let Some(word) = words.next() {
         match word.as_str() {
             "--everything" => wish.scope = Scope::EVERYTHING,
+            "--help" | "-h" => {
+                println!("{USAGE}");
+                exit(0);
+            }
             _ => {
                 let name = word.trim_start_matches("--");
                 let (name, on) = match name.strip_prefix("no-") {
@@ -114,14 +132,18 @@ fn read() -> Wish {
 
 fn number(wish: &mut Wish, word: &str, text: Option<String>) {
     let number = text.and_then(|text| text.parse().ok());
-    let number: u64 =
-        number.unwrap_or_else(|| panic!("{word} is not known, or needs a whole number"));
+    let number: u64 = number.unwrap_or_else(|| not_understood(word));
     match word {
         "--seconds" => wish.seconds = number,
         "--seed" => wish.seed = number,
         "--runs" => wish.runs = number,
         "--members" => wish.size.members = number.max(2),
         "--commands" => wish.size.commands = number.max(5),
-        _ => panic!("{word} is not known"),
+        _ => not_understood(word),
     }
+}
+
+fn not_understood(word: &str) -> ! {
+    eprintln!("{word} is not known, or needs a whole number after it.\n\n{USAGE}");
+    exit(2)
 }

@@ -267,11 +267,14 @@ impl World {
         let policy = members
             .first()
             .and_then(|node| self.group(*node, slot)?.policy());
-        // Of one who is alone in a group that all stewards have left nobody can be the steward: they
-        // came in while the last ones left.
+        // Of one who is alone in a group that all stewards have left, or wait to leave, nobody can be
+        // the steward: they came in while the last ones left.
         let has_left = |id: &MemberId| {
-            let node = self.ledger.node_of(id);
-            members.len() == 1 && node.is_some_and(|node| !self.has_record(node, id))
+            let left = |node: usize| {
+                let leaves = self.group(node, slot).is_some_and(Group::is_leaving);
+                leaves || !self.has_record(node, id)
+            };
+            members.len() == 1 && self.ledger.node_of(id).is_some_and(left)
         };
         let excused = policy.is_some_and(|policy| {
             let mut stewards = policy.stewards.iter();
