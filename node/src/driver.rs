@@ -647,6 +647,7 @@ impl Driver {
                     self.effects.extend(links);
                 }
                 Output::Reopen(id) => self.reopen.push_back(id),
+                Output::ReopenTopic(topic) => self.reopen.extend(self.mailbox.of_topic(&topic)),
                 Output::Reach {
                     group,
                     member,

@@ -60,6 +60,7 @@ use crate::{
     event::{Body, Event, MAX_PARENTS, SignedEvent, TextError, check_text},
     id::{EnvelopeId, EpochId, EventId, GroupId, IntentId, InviteId, JoinId, MemberId, TopicId},
     identity::{PseudonymKey, PseudonymSalt},
+    invite::InviteKeys,
     name::Name,
     parts::{self, Collector, Part, PartError, Parts, Slot, Whole},
     profile::{JOIN_KEPT, Kind, Notice, Output},
@@ -983,7 +984,17 @@ impl Group {
             &[self.id.as_bytes().as_slice(), id.as_bytes()].concat(),
             Some(stored.encode(content)?),
         );
+        let known = self.invites.len();
+        let invite = match &stored.signed.event.body {
+            Body::Invite { seed, .. } => Some(InviteKeys::new(seed)),
+            _ => None,
+        };
         self.index_event(stored);
+        if let Some(keys) = invite.filter(|_| self.invites.len() > known) {
+            // Who came in by this invite has met others' requests on its inbox already.
+            let inbox = keys.inbox().key().topic();
+            context.out.push(Output::ReopenTopic(inbox));
+        }
         context.out.extend(reach);
         if shown {
             context.notify(Notice::Entry {

@@ -215,6 +215,11 @@ impl Mailbox {
         self.index.find(topic, bucket, id).is_some()
     }
 
+    /// The envelopes that are held of a topic, oldest hour first.
+    pub fn of_topic(&self, topic: &TopicId) -> impl Iterator<Item = EnvelopeId> {
+        self.index.entries(topic).map(|entry| entry.id)
+    }
+
     /// Tells whether the peer of a served link has shown that it owns some topic's key.
     pub fn has_pinned(&self, link: LinkId) -> bool {
         let served = self.served.get(&link);

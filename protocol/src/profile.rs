@@ -187,6 +187,8 @@ pub enum Output {
     Reconnect,
     /// Hand in this stored envelope again.
     Reopen(EnvelopeId),
+    /// Hand in all stored envelopes of this topic again.
+    ReopenTopic(TopicId),
     /// A member of this group can be reached directly at these addresses.
     Reach {
         /// The group.
@@ -232,6 +234,7 @@ impl std::fmt::Debug for Output {
             Self::Watching => f.write_str("Watching"),
             Self::Reconnect => f.write_str("Reconnect"),
             Self::Reopen(id) => write!(f, "Reopen({id:?})"),
+            Self::ReopenTopic(_) => f.write_str("ReopenTopic(redacted)"),
             Self::Reach { .. } => f.write_str("Reach(redacted)"),
             Self::Notify(notice) => write!(f, "Notify({notice:?})"),
             Self::Timer(at) => write!(f, "Timer({at:?})"),

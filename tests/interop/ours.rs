@@ -317,6 +317,10 @@ impl Person {
                         .collect();
                 }
                 Output::Reopen(id) => reopen.extend(self.known.get(&id).cloned()),
+                Output::ReopenTopic(topic) => {
+                    let all = self.known.values();
+                    reopen.extend(all.filter(|held| held.topic() == topic).cloned());
+                }
                 Output::Done(outcome) => done = Some(outcome),
                 Output::Reconnect | Output::Reach { .. } | Output::Notify(_) | Output::Timer(_) => {
                 }

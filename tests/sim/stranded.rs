@@ -185,3 +185,23 @@ fn what_waits_on_a_device_survives_a_clock_that_is_months_ahead_for_a_while() {
         assert!(!sees(&world, 0, 3), "SEED={seed}");
     }
 }
+
+#[test]
+fn a_request_waits_for_who_came_in_by_the_same_link_and_is_a_steward_now() {
+    for seed in 790..798 {
+        let mut world = World::new(seed, 4, 2);
+        gather(&mut world, 0, 0, 1..3);
+        world.act(Action::Stop {
+            node: 1,
+            down: HOUR.times(3),
+        });
+        does(&mut world, 0, Deed::Promote(1));
+        world.run_for(MINUTE);
+        // Nobody who is there answers; the new steward meets the request before they know the link.
+        world.act(Action::Vanish { node: 0 });
+        asked(&mut world, Action::Join { node: 3, slot: 0 });
+        world.run_for(HOUR.times(5));
+        holds(&mut world);
+        assert!(world.is_in(3, 0) && sees(&world, 1, 3), "SEED={seed}");
+    }
+}

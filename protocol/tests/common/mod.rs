@@ -284,6 +284,10 @@ impl Person {
                 }
                 Output::Reconnect => synced = true,
                 Output::Reopen(id) => reopen.extend(self.envelopes.get(&id).cloned()),
+                Output::ReopenTopic(topic) => {
+                    let all = self.envelopes.values();
+                    reopen.extend(all.filter(|held| held.topic() == topic).cloned());
+                }
                 Output::Timer(at) => self.timer = Some(at),
                 Output::Reach { .. } | Output::Notify(_) => {}
                 Output::Done(outcome) => done = Some(outcome),

@@ -502,6 +502,9 @@ impl Step<'_> {
                     }
                 }
                 Output::Reopen(id) => self.reopen.push_back(id),
+                Output::ReopenTopic(topic) => {
+                    self.reopen.extend(self.machine.mailbox.of_topic(&topic));
+                }
                 Output::Reach {
                     group,
                     member,
