@@ -664,6 +664,7 @@ impl Group {
 
     /// No mailbox is in reach any more.
     pub(crate) fn alone(&mut self) {
+        self.recovery.lose_reach();
         self.synced.clear();
     }
 
@@ -1219,10 +1220,13 @@ impl Group {
         self.tree.tip().ok_or(GroupError::Ours)
     }
 
-    /// The routing secrets of all epochs whose messages this member can still read.
+    /// The routing secrets of all epochs whose messages this member can still read, and of the tip
+    /// whose keys are lost: who is to come back must know what was said there last.
     pub(crate) fn routings(&self) -> Vec<RoutingSecret> {
         let mut routings: Vec<RoutingSecret> = Vec::new();
-        for epoch in self.tree.epochs().filter(|epoch| epoch.storage.is_some()) {
+        let lost = self.tree.tip().filter(|_| self.recovery.is_old_copy());
+        let heard = |epoch: &&Epoch| epoch.storage.is_some() || Some(epoch.id) == lost;
+        for epoch in self.tree.epochs().filter(heard) {
             if !routings.contains(&epoch.meta.routing) {
                 routings.push(epoch.meta.routing.clone());
             }

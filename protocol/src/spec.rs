@@ -184,6 +184,7 @@ struct Ask {
     tip: EpochId,
     seen: Vec<(MemberId, u64)>,
     group: GroupId,
+    anyone: bool,
     member: MemberId,
     old_copy: bool,
 }
@@ -231,6 +232,7 @@ fn help_examples() -> Vec<(&'static str, Vec<u8>)> {
         tip: EpochId::from_bytes([0x22; 32]),
         seen: vec![(member(0xaa), 9)],
         group: GroupId::from_bytes([0x44; 16]),
+        anyone: false,
         member: steward().public(),
         old_copy: false,
     });
@@ -613,6 +615,9 @@ fn the_documents_other_limits_are_those_in_the_sources() {
         "ASK_AGAIN",
         "ASK_AGAIN_BY_HAND",
         "REJOIN_PAUSE",
+        "MAX_SPEAKERS",
+        "MAX_HELPERS",
+        "ANYONE_HELPS_AFTER",
         "MAX_ASKS",
         "HELP_KEPT",
         "MAX_HELP_TOPICS",
@@ -685,7 +690,7 @@ fn questions_and_answers_are_what_the_document_tells() {
     assert_eq!((ask.group, ask.member, ask.at), (group, ben_id, later));
     assert_eq!(ask.tip, ben.group(&group).unwrap().epoch().0);
     assert!(ask.seen.iter().all(|(steward, _)| *steward == ana_id));
-    assert!(!ask.old_copy);
+    assert!(!ask.old_copy && !ask.anyone);
 
     let out = ana.handle(Input::Envelope(envelope), later, &mut rng);
     let answer = kept(&out)
@@ -722,6 +727,7 @@ fn an_answer_opens_as_the_document_tells() {
         seen: vec![],
         group,
         member: steward().public(),
+        anyone: false,
         old_copy: false,
     });
     let ask = ask.unwrap();

@@ -4,10 +4,10 @@
 
 use kith_protocol::time::Span;
 use tests::sim::{
-    Action, Deed, World,
+    Action, Deed, Loss, World,
     scene::{
         MINUTE, SETTLED, appoint, asked, council, does, evening, gather, holds, isolate, part,
-        post, ranks, roster, sees, until,
+        post, ranks, roster, sees, together, until,
     },
 };
 
@@ -183,6 +183,90 @@ fn what_waits_on_a_device_survives_a_clock_that_is_months_ahead_for_a_while() {
         world.run_for(HOUR.times(2));
         holds(&mut world);
         assert!(!sees(&world, 0, 3), "SEED={seed}");
+    }
+}
+
+/// What they asked while nobody could hear it says nothing about where the others are.
+#[test]
+fn who_asked_while_nobody_could_hear_it_is_not_taken_for_out() {
+    for seed in 770..774 {
+        let mut world = council(seed, 7, 2, 3);
+        isolate(&mut world, 0, Span::DAY.times(35));
+        // Before they notice: they change something, and ask into the void.
+        does(&mut world, 0, Deed::Demote(2));
+        asked(&mut world, Action::Repair { node: 0, slot: 0 });
+        world.run_for(HOUR);
+        does(&mut world, 1, Deed::Remove(6));
+        world.run_for(Span::DAY);
+        world.run_for(Span::DAY.times(34));
+        world.run_for(HOUR.times(2));
+        holds(&mut world);
+        assert!(
+            world.is_in(0, 0) && together(&world, [0, 1, 5]),
+            "SEED={seed}"
+        );
+    }
+}
+
+#[test]
+fn who_took_themselves_for_out_asks_on_and_comes_back() {
+    for seed in 775..778 {
+        let mut world = council(seed, 6, 2, 3);
+        // The founder goes another way before they notice; the others say where they stand, and are
+        // off when they are asked.
+        isolate(&mut world, 0, Span::DAY.times(9));
+        does(&mut world, 0, Deed::Demote(2));
+        world.run_for(HOUR);
+        does(&mut world, 1, Deed::Remove(5));
+        world.run_for(HOUR.times(9 * 24 - 2));
+        for node in [1, 2] {
+            world.act(Action::Stop {
+                node,
+                down: HOUR.times(4),
+            });
+        }
+        world.run_for(Span::DAY.times(2));
+        holds(&mut world);
+        assert!(world.is_in(0, 0) && together(&world, 0..5), "SEED={seed}");
+    }
+}
+
+/// The tip's topic is the only one that they ever listened to.
+#[test]
+fn who_loses_the_keys_of_the_only_epoch_they_know_comes_back() {
+    for seed in 780..783 {
+        let mut world = evening(seed, 2, 2);
+        world.act(Action::Damage {
+            node: 1,
+            slot: 0,
+            loss: Loss::TipKeys,
+        });
+        world.run_for(HOUR);
+        post(&mut world, 1);
+        holds(&mut world);
+        assert!(together(&world, 0..2), "SEED={seed}");
+    }
+}
+
+#[test]
+fn a_steward_whom_no_steward_can_help_comes_back_with_a_members_help() {
+    for seed in 784..787 {
+        let mut world = council(seed, 5, 2, 2);
+        world.act(Action::Vanish { node: 1 });
+        world.act(Action::Damage {
+            node: 0,
+            slot: 0,
+            loss: Loss::TipKeys,
+        });
+        does(&mut world, 0, Deed::Remove(4));
+        world.run_for(HOUR.times(12));
+        assert!(sees(&world, 2, 4), "another steward is waited for");
+        world.run_for(HOUR.times(14));
+        holds(&mut world);
+        assert!(
+            together(&world, [0, 2, 3]) && !sees(&world, 2, 4),
+            "SEED={seed}"
+        );
     }
 }
 

@@ -39,6 +39,8 @@ pub const WAY_BACK_WAITS: Span = Span::SECOND.times(30);
 const WAY_BACK_SPREAD: Span = Span::SECOND.times(60);
 /// Who had no mailbox in reach for so long may lack commits: mailboxes keep them for 30 days.
 pub const LONG_AWAY: Span = Span::DAY.times(20);
+/// How many stewards are named as those who speak for a branch.
+pub const MAX_SPEAKERS: usize = 64;
 /// How often a device notes that it has a mailbox in reach.
 const TOUCH_NOTED: Span = Span::HOUR;
 /// How long a newcomer who was told that all is well does not doubt it again.
@@ -58,8 +60,10 @@ pub const MAX_HELP_TOPICS: usize = 4;
 /// How many topics of branches that lost stewards listen to as well: who was let in there does not
 /// know the others.
 pub const MAX_LOST_TOPICS: usize = 4;
-/// How many members stand in for other stewards when the only one asks for help.
+/// How many members help a steward whom no other steward helps.
 pub const MAX_HELPERS: usize = 20;
+/// How long a steward asks other stewards before taking the word of a member who is none.
+pub const ANYONE_HELPS_AFTER: Span = Span::DAY;
 /// By how much the message numbers of a member who comes back jump: what the lost copy used
 /// beyond what anybody knows of is never used again.
 pub const NUMBER_JUMP: u64 = 1_000_000;
@@ -104,6 +108,8 @@ struct Ask {
     tip: EpochId,
     /// Whether the asker's device was set back to an old copy.
     old_copy: bool,
+    /// Whether the asker is a steward who takes the word of any member whom they know.
+    anyone: bool,
     /// The latest message number that the asker knows of each steward.
     seen: Vec<(MemberId, u64)>,
 }
@@ -152,6 +158,7 @@ struct Asked {
     to: AskId,
     #[zeroize(skip)]
     at: Time,
+    anyone: bool,
     #[serde(with = "serde_bytes")]
     secret: Vec<u8>,
 }
@@ -179,6 +186,11 @@ pub(crate) struct Recovery {
     back: Option<Time>,
     /// When a mailbox was in reach last, to the hour.
     touched: Option<Time>,
+    /// Since when this device asks, and nobody has answered.
+    asking: Option<Time>,
+    /// Since when a mailbox is in reach without a break; not kept.
+    #[serde(skip)]
+    reached: Option<Time>,
     /// Since when the device is back from a long absence and has not heard that all is well.
     long_away: Option<Time>,
     /// Since when the device knows of a commit that came too late to be followed.
@@ -204,6 +216,8 @@ pub(crate) struct Out {
     pub by: MemberId,
     pub at: Time,
     seq: u64,
+    /// Nobody said so: the stewards stand elsewhere, and a question found no answer.
+    inferred: bool,
 }
 
 #[derive(Clone)]
@@ -225,6 +239,16 @@ impl Recovery {
         self.out = None;
     }
 
+    /// Whether this member only takes themselves for out, and goes on asking.
+    fn infers_out(&self) -> bool {
+        self.out.is_some_and(|out| out.inferred)
+    }
+
+    /// No mailbox is in reach any more: what is asked now is heard by nobody.
+    pub(super) fn lose_reach(&mut self) {
+        self.reached = None;
+    }
+
     /// This device's records are not what they were: it must come back with fresh keys.
     pub(super) fn lose_trust(&mut self) {
         self.old_copy = true;
@@ -234,6 +258,8 @@ impl Recovery {
         let times = [
             &mut self.back,
             &mut self.touched,
+            &mut self.asking,
+            &mut self.reached,
             &mut self.long_away,
             &mut self.stranger,
             &mut self.fine,
@@ -262,6 +288,15 @@ impl Recovery {
     /// Which steward said that this member is out, and when.
     pub(super) fn out(&self) -> Option<Out> {
         self.out
+    }
+}
+
+fn said_by(by: MemberId, seq: u64, context: &Context<'_>) -> Out {
+    Out {
+        by,
+        at: context.now,
+        seq,
+        inferred: false,
     }
 }
 
@@ -313,7 +348,22 @@ impl Group {
     ) -> Result<Option<Time>, GroupError> {
         let now = context.now;
         let alone = self.roster().len() < 2 && self.strayed().is_none();
-        if !self.in_touch() || self.removal().is_some() || alone {
+        if !self.in_touch() || alone {
+            return Ok(None);
+        }
+        if let Some(Out {
+            at, inferred: true, ..
+        }) = self.recovery.out
+            && self.recovery.way.is_none()
+        {
+            let asked = self.recovery.asked_at().map_or(at, |asked| asked.max(at));
+            let due = asked.after(DOUBT_AGAIN);
+            if due <= now {
+                self.ask(context)?;
+            }
+            return Ok(Some(due.max(now.after(ASK_AGAIN))));
+        }
+        if self.removal().is_some() && !self.recovery.infers_out() {
             return Ok(None);
         }
         let late = self
@@ -332,15 +382,19 @@ impl Group {
             self.recovery.said_out = None;
             return Ok(None);
         };
-        if let (Some(asked), Some((by, seq, epoch))) =
-            (self.recovery.asked_at(), self.all_strayed())
-        {
-            // Nobody who decides here is here any more, and nobody has told a way to where they are.
-            let due = asked.after(REPAIR_AFTER);
+        let asked = self.recovery.asked_at();
+        let asked =
+            asked.filter(|asked| asked.after(ASK_AGAIN) > now && self.recovery.way.is_none());
+        if let (Some(asked), Some((by, seq, epoch))) = (asked, self.all_strayed()) {
+            // Nobody who decides here is here any more, and nobody has told a way to where they are
+            // for as long as they could have heard the question.
+            let heard = self.recovery.reached.map_or(asked, |at| at.max(asked));
+            let due = heard.after(REPAIR_AFTER);
             if due > now {
                 return Ok(Some(due));
             }
-            return self.follow_out(by, seq, epoch, context).map(|()| None);
+            self.follow_out(by, seq, epoch, context)?;
+            return Ok(Some(now.after(DOUBT_AGAIN)));
         }
         if let Some(said) = self.recovery.said_out {
             let due = said.at.after(ASK_AGAIN);
@@ -437,6 +491,7 @@ impl Group {
     pub(super) fn note_touch(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
         let now = context.now;
         let recovery = &mut self.recovery;
+        recovery.reached.get_or_insert(now);
         let last = recovery.touched.replace(now);
         let fresh = last.is_some_and(|last| last <= now && now < last.after(TOUCH_NOTED));
         if fresh {
@@ -463,7 +518,8 @@ impl Group {
     /// Asks because the person wants it.
     pub(crate) fn repair(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
         let lately = |at: Time| at.after(ASK_AGAIN_BY_HAND) > context.now;
-        let others = self.roster().len() > 1 && self.removal().is_none();
+        let others = self.roster().len() > 1;
+        let others = others && (self.removal().is_none() || self.recovery.infers_out());
         if self.in_touch() && others && !self.recovery.asked_at().is_some_and(lately) {
             self.ask(context)?;
         }
@@ -478,6 +534,8 @@ impl Group {
             .crypto()
             .derive_hpke_keypair(CIPHERSUITE.hpke_config(), seed.as_ref())
             .map_err(|_| GroupError::Ours)?;
+        let asking = *self.recovery.asking.get_or_insert(context.now);
+        let in_vain = asking.after(ANYONE_HELPS_AFTER) <= context.now;
         let tip = self.tip_epoch()?;
         let ask = Ask {
             group: self.id,
@@ -486,14 +544,17 @@ impl Group {
             at: context.now,
             tip: tip.id,
             old_copy: self.recovery.old_copy,
+            anyone: self.rank().is_some() && (in_vain || self.is_only_steward()),
             seen: self.seen(),
         };
+        let anyone = ask.anyone;
         let ask = codec::encode(&ask).map_err(|_| GroupError::Ours)?;
         let signature = self.key.sign(&[ASK_LABEL, &ask].concat()).to_vec();
         self.help_parts.clear(context);
         self.recovery.asked = Some(Asked {
             to: AskId::of(&ask),
             at: context.now,
+            anyone,
             secret: pair.private.to_vec(),
         });
         self.persist_record(context)?;
@@ -527,7 +588,8 @@ impl Group {
     /// The help topics that this member listens to: others' while they help, their own while they
     /// ask.
     pub(crate) fn watched_help(&self, now: Time) -> Vec<RoutingSecret> {
-        let asks = self.recovery.asked.is_some() && self.removal().is_none();
+        let out = self.removal().is_some() && !self.recovery.infers_out();
+        let asks = self.recovery.asked.is_some() && !out;
         let helps = self.help_turn().is_some();
         let mut topics = Vec::new();
         if helps || asks {
@@ -555,16 +617,17 @@ impl Group {
         topics
     }
 
-    /// When it is this member's turn to help, counted in [`RANK_DELAY`]s: stewards by rank. To the
-    /// only steward others can be of help too, in the order of the roster.
+    /// When it is this member's turn to help, counted in [`RANK_DELAY`]s: stewards by rank. To a
+    /// steward whom none of these helps others can be of help too, in the order of the roster.
     fn help_turn(&self) -> Option<usize> {
         let policy = self.policy().filter(|_| self.removal().is_none())?;
-        if policy.stewards.len() > 1 || self.rank().is_some() {
+        if self.rank().is_some() {
             return self.rank();
         }
         let me = self.me();
         let place = self.roster().iter().position(|member| member.id == me)?;
-        Some(place + 1).filter(|turn| *turn <= MAX_HELPERS)
+        let turn = policy.stewards.len() + place;
+        Some(turn).filter(|_| place < MAX_HELPERS)
     }
 
     /// Takes an envelope from a help topic.
@@ -710,7 +773,7 @@ impl Group {
     /// What a steward answers; nothing while it may be this steward who cannot follow.
     fn judge_ask(&self, to: AskId, ask: &Ask, now: Time) -> Result<Option<Answer>, GroupError> {
         let tip = self.tip_epoch()?;
-        if self.rank().is_none() && !self.is_steward(&ask.member) {
+        if self.rank().is_none() && !(ask.anyone && self.is_member(&ask.member)) {
             return Ok(None); // They would not take it from this member.
         }
         if !ask.old_copy && self.weigh(&ask.seen) == Ordering::Less {
@@ -744,22 +807,36 @@ impl Group {
         self.tree.is_on_path(tip) && ended.is_none_or(|ended| ended.after(ASK_AGAIN) > now)
     }
 
-    /// The latest message number of each steward that this member knows; 0 for none.
-    fn seen(&self) -> Vec<(MemberId, u64)> {
-        let stewards = self.policy().map(|policy| policy.stewards.as_slice());
-        let stewards = stewards.unwrap_or_default().iter();
-        let seq = |steward: &MemberId| self.tree.vote(steward).map_or(0, |vote| vote.seq);
-        stewards.map(|steward| (*steward, seq(steward))).collect()
+    /// Who speaks for a branch: the stewards of the path's last settled epoch and of those after it.
+    /// So nobody is silenced by a change that only one branch has made.
+    fn speakers(&self) -> Vec<MemberId> {
+        let path: Vec<&Epoch> = self.tree.path().collect();
+        let settled = path.iter().rposition(|epoch| self.tree.has_majority(epoch));
+        let mut speakers = Vec::new();
+        for epoch in &path[settled.unwrap_or(0)..] {
+            for steward in &epoch.meta.policy.stewards {
+                if !speakers.contains(steward) && speakers.len() < MAX_SPEAKERS {
+                    speakers.push(*steward);
+                }
+            }
+        }
+        speakers
     }
 
-    /// Weighs this branch against another's by where more stewards stand or, if as many, the one
-    /// of highest rank: of two branches that cannot be joined any more, one yields. A steward
-    /// stands where their latest message was sent. Both sides ask this, each of what it knows; only
-    /// who is a steward on both counts, or each side could take itself for the heavier one.
+    /// The latest message number of each who speaks for this branch; 0 for none.
+    fn seen(&self) -> Vec<(MemberId, u64)> {
+        let seq = |steward: &MemberId| self.tree.vote(steward).map_or(0, |vote| vote.seq);
+        let speakers = self.speakers().into_iter();
+        speakers.map(|steward| (steward, seq(&steward))).collect()
+    }
+
+    /// Weighs this branch against another's by where more stewards stand or, if as many, the first
+    /// of them: of two branches that cannot be joined any more, one yields. A steward stands where
+    /// their latest message was sent. Both sides ask this, each of what it knows; only who speaks
+    /// for both counts, or each side could take itself for the heavier one.
     fn weigh(&self, elsewhere: &[(MemberId, u64)]) -> Ordering {
         let elsewhere: BTreeMap<MemberId, u64> = elsewhere.iter().copied().collect();
-        let stewards = self.policy().map(|policy| policy.stewards.as_slice());
-        let stewards = stewards.unwrap_or_default();
+        let stewards = self.speakers();
         // Positive: here; negative: there.
         let place = |steward: &MemberId| {
             let here = self.tree.vote(steward).map_or(0, |vote| vote.seq);
@@ -807,19 +884,19 @@ impl Group {
         if !topic::verify(signed.steward.as_bytes(), &message, &signature) {
             return Err(GroupError::Malformed);
         }
-        // Only somebody whom this member knows as a steward: others could lead them anywhere.
+        // Only somebody whom this member knows as a steward: others could lead them anywhere. A
+        // steward whom no other steward has helped takes the word of a member whom they know.
         let steward = self.is_steward(&signed.steward);
-        let helps = steward || (self.is_only_steward() && self.is_member(&signed.steward));
+        let helps = steward || (asked.anyone && self.is_member(&signed.steward));
         match codec::decode(&signed.answer).map_err(|_| GroupError::Malformed)? {
             Answer::Out { to: answered, seq } if answered == to && steward => {
-                let (by, at) = (signed.steward, context.now);
-                self.take_oneself_for_out(Out { by, at, seq }, context)
+                self.take_oneself_for_out(said_by(signed.steward, seq, context), context)
             }
             Answer::Out { to: answered, seq }
                 if answered == to && self.may_doubt(&signed.steward) =>
             {
-                let (by, at) = (signed.steward, context.now);
-                self.recovery.said_out.get_or_insert(Out { by, at, seq });
+                let said = said_by(signed.steward, seq, context);
+                self.recovery.said_out.get_or_insert(said);
                 self.persist_record(context)?;
                 context
                     .out
@@ -848,7 +925,15 @@ impl Group {
                     order,
                     seq,
                 };
+                // A steward's word is not set aside for another's.
+                let led = self.recovery.way.as_ref();
+                if !steward && led.is_some_and(|(_, way)| self.is_steward(&way.steward)) {
+                    return Ok(());
+                }
                 self.recovery.said_out = None;
+                if self.recovery.infers_out() {
+                    self.recovery.forget_out();
+                }
                 let learned = self.recovery.way.as_ref().map(|(learned, _)| *learned);
                 self.recovery.way = Some((learned.unwrap_or(context.now), way));
                 self.persist_record(context)?;
@@ -881,6 +966,7 @@ impl Group {
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
         self.recovery.asked = None;
+        self.recovery.asking = None;
         self.recovery.said_out = None;
         self.recovery.out = Some(out);
         context.notify(Notice::Group { group: self.id });
@@ -900,9 +986,13 @@ impl Group {
             let routing = self.tip_epoch()?.meta.routing.clone();
             self.tell_stand(&routing, epoch, context)?;
         }
-        let seq = seq.saturating_sub(1);
-        let at = context.now;
-        self.take_oneself_for_out(Out { by, at, seq }, context)
+        let out = Out {
+            by,
+            at: context.now,
+            seq: seq.saturating_sub(1),
+            inferred: true,
+        };
+        self.take_oneself_for_out(out, context)
     }
 
     /// Since when the first envelope waits for a commit, but for those of which a steward has said
@@ -924,7 +1014,11 @@ impl Group {
     /// All is well: what waits is on its way or, if some member's program made it up, goes by age.
     fn be_calm(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
         self.recovery.asked = None;
+        self.recovery.asking = None;
         self.recovery.said_out = None;
+        if self.recovery.infers_out() {
+            self.recovery.forget_out();
+        }
         self.recovery.fine = Some(context.now);
         self.recovery.long_away = None;
         self.recovery.stranger = None;
@@ -984,11 +1078,11 @@ impl Group {
     }
 
     /// Tells whether the way back that a member told leads to where the group may be: a steward
-    /// knows, and where this member is the only steward nobody else has become one.
+    /// knows; from another only a steward takes it, who must still be one there.
     fn is_led_well(&self, by: &MemberId, epoch: &Epoch) -> bool {
         let stewards = &epoch.meta.policy.stewards;
         let known = self.is_steward(by) && stewards.contains(by);
-        known || (self.is_only_steward() && stewards.as_slice() == [self.me()])
+        known || (self.rank().is_some() && stewards.contains(&self.me()))
     }
 
     /// Believes to be in again once who said otherwise is seen to stand here, or the stewards of

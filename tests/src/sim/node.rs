@@ -236,6 +236,15 @@ impl Node {
         }
     }
 
+    /// Without any link nobody is in reach.
+    pub fn notice_being_alone(&mut self, now: Time) {
+        let machine = self.machine.as_ref();
+        if machine.is_some_and(|machine| machine.links.is_empty()) {
+            let local = self.local(now);
+            self.step(local, |at| at.handle_profile(profile::Input::Alone, None));
+        }
+    }
+
     /// The profile, if this is a person's node and up.
     pub fn profile(&self) -> Option<&Profile> {
         self.machine.as_ref()?.profile.as_ref()

@@ -94,6 +94,17 @@ impl World {
                     let (id, by) = (entry.epoch, entry.by);
                     println!("  {id:?} #{} {by:?} {:?}", entry.number, entry.changes);
                 }
+                for invite in group.invites() {
+                    println!("  {invite:?}");
+                }
+            }
+            for (node, join) in &self.slots[slot].joins {
+                let profile = self.nodes[*node].profile();
+                let request =
+                    profile.and_then(|profile| profile.joins().find(|(id, _)| *id == join));
+                let state = request.map(|(_, request)| (&request.state, request.stored));
+                let invite = self.slots[slot].used.get(join);
+                println!("group {slot} node {node} asked {join:?} by {invite:?}: {state:?}");
             }
         }
     }
@@ -129,10 +140,17 @@ impl World {
             }
             let (lost, sound): (Vec<usize>, Vec<usize>) =
                 members.iter().partition(|node| self.is_lost(**node, slot));
-            // Who lost their keys is brought back by another steward or, as the only steward, by
-            // any other member. Where there is none, nobody can.
+            // Who lost their keys is brought back by another steward or, as a steward, by any other
+            // member whom they know. Where there is none, nobody can.
+            let knows = |steward: &usize| {
+                let group = self.group(*steward, slot);
+                let roster = group.map(Group::roster).unwrap_or_default();
+                let by = |node: &usize| self.group(*node, slot).map(Group::me);
+                let mut sound = sound.iter().filter_map(by);
+                sound.any(|id| roster.iter().any(|member| member.id == id))
+            };
             let helped = self.has_honest_steward(slot, &sound)
-                || (!sound.is_empty() && self.has_honest_steward(slot, &lost));
+                || (self.has_honest_steward(slot, &lost) && lost.iter().any(knows));
             let members = if helped { members } else { sound };
             if members.is_empty() {
                 continue;
@@ -276,9 +294,13 @@ impl World {
             };
             members.len() == 1 && self.ledger.node_of(id).is_some_and(left)
         };
+        let has_lost = |id: &MemberId| {
+            let node = self.ledger.node_of(id);
+            node.is_some_and(|node| self.is_lost(node, slot))
+        };
         let excused = policy.is_some_and(|policy| {
             let mut stewards = policy.stewards.iter();
-            stewards.all(|id| self.is_excused(id) || has_left(id))
+            stewards.all(|id| self.is_excused(id) || has_left(id) || has_lost(id))
         });
         if !self.has_honest_steward(slot, members) && !excused {
             say(

@@ -80,5 +80,9 @@ impl World {
             self.spread(Some(node), &envelope);
         }
         self.cut(node);
+        // Its program is an honest one again: with no link it is in touch with nobody.
+        let now = self.now;
+        self.nodes[node].notice_being_alone(now);
+        self.after_step(node);
     }
 }
