@@ -16,17 +16,20 @@
 
 mod client;
 pub mod delegation;
+pub mod description;
 mod door;
 mod federation;
 pub mod frame;
 mod index;
 pub mod limit;
+pub mod list;
 pub mod pin;
 mod policy;
 mod quota;
 mod reconcile;
 mod server;
 pub mod sight;
+mod signed;
 pub mod terms;
 #[cfg(test)]
 mod tests;
@@ -48,8 +51,10 @@ use self::{
     sight::Counts,
 };
 pub use self::{
+    description::{Description, DescriptionError, Introduced},
     door::{Audience, CloseReason, Input, Kept, LinkId, Output, PinKept, Record, Side, Source},
     frame::{Carrier, Frame, FrameError, Refusal, Scope},
+    list::{List, ListError, Recommended},
     policy::Policy,
     quota::{Access, Quotas, Rate, Room},
     terms::{Held, Pace, Terms, TermsError},
@@ -90,6 +95,10 @@ pub struct Mailbox {
     open: bool,
     /// What is answered to `ask_policy`.
     terms: Vec<u8>,
+    /// What is answered to `ask_description`.
+    description: Vec<u8>,
+    /// What is answered to `ask_list`.
+    list: Vec<u8>,
     /// What it did since it was started.
     counts: Counts,
     /// Which served links have pinned a topic.
@@ -173,6 +182,8 @@ impl Mailbox {
             usage: Usage::default(),
             open: true,
             terms: Vec::new(),
+            description: Vec::new(),
+            list: Vec::new(),
             counts: Counts::default(),
             audience: BTreeMap::new(),
             peers: BTreeSet::new(),
@@ -266,6 +277,9 @@ impl Mailbox {
                 carrier,
             } => self.lost(link, topic, id, carrier, &mut out),
             Input::Room { open } => self.open = open,
+            Input::Publish { description, list } => {
+                (self.description, self.list) = (description, list);
+            }
             Input::AskPolicy { link } => self.ask_policy(link, now, &mut out),
             Input::Tick => self.tick(now, &mut out),
         }

@@ -36,10 +36,7 @@ impl Name {
         if text.len() > Self::MAX_LEN {
             return Err(NameError::TooLong);
         }
-        if text
-            .chars()
-            .any(|c| c.is_control() || is_invisible_format(c))
-        {
+        if text.chars().any(is_hidden) {
             return Err(NameError::Control);
         }
         Ok(Self(text.to_owned()))
@@ -49,6 +46,11 @@ impl Name {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Whether a character steers the text around it, or would let one text pass for another.
+pub(crate) fn is_hidden(c: char) -> bool {
+    c.is_control() || is_invisible_format(c)
 }
 
 /// Characters that would let one name pass for another: bidirectional overrides and isolates,

@@ -130,6 +130,13 @@ pub enum Input {
         /// Whether there is room. There is, until this is said.
         open: bool,
     },
+    /// Shows these signed statements to clients who ask; empty for none. Replaces those before.
+    Publish {
+        /// What the node says of itself: the bytes of a `description` frame.
+        description: Vec<u8>,
+        /// The community nodes that it names: the bytes of a `list` frame.
+        list: Vec<u8>,
+    },
     /// Asks the server of a link for its policy; [`Output::Policy`] follows, or the link closes.
     AskPolicy {
         /// Which one.

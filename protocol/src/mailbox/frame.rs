@@ -157,6 +157,14 @@ pub enum Frame {
     AskPolicy {},
     /// Server: what it promises, signed (see [`super::terms`]); empty if it promises nothing.
     Policy(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// Client: what do you say of yourself? Answered by `description`.
+    AskDescription {},
+    /// Server: what it says of itself, signed (see [`super::description`]); empty if it says nothing.
+    Description(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// Client: which community nodes do you name? Once on a link. Answered by `list`.
+    AskList {},
+    /// Server: the community nodes that it names, signed (see [`super::list`]); empty if it names none.
+    List(#[serde(with = "serde_bytes")] Vec<u8>),
     /// Server: no.
     Refused {
         /// The topic that was pinned, compared, fetched from or put to.

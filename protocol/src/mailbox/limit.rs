@@ -63,6 +63,23 @@ pub const MAX_UNHEEDED: u32 = 1024;
 /// A signed policy, in bytes.
 pub const MAX_TERMS: usize = 4096;
 
+/// A community node's signed description, in bytes.
+pub const MAX_DESCRIPTION: usize = 4096;
+/// A signed list of community nodes, in bytes.
+pub const MAX_LIST: usize = 128 * 1024;
+/// Nodes that a list recommends.
+pub const MAX_RECOMMENDED: usize = 32;
+/// Nodes that a list names as found.
+pub const MAX_FOUND: usize = 32;
+/// Addresses of one node in a description or a list.
+pub const MAX_NODE_ADDRESSES: usize = 4;
+/// One of them, in bytes.
+pub const MAX_NODE_ADDRESS: usize = 180;
+/// How long a description may hold, from when it was made.
+pub const MAX_DESCRIPTION_LIFE: Span = Span::DAY.times(7);
+/// How long a list may hold, from when it was issued.
+pub const MAX_LIST_LIFE: Span = Span::DAY.times(90);
+
 /// How long envelopes are kept, unless the policy says otherwise.
 pub const RETENTION: Span = Span::DAY.times(30);
 /// How long envelopes on inbox topics are kept, unless the policy says otherwise.

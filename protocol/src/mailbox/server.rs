@@ -44,6 +44,8 @@ pub(super) struct ServerLink {
     behind: BTreeSet<TopicId>,
     /// Quota refusals since the client last did what its quota permits.
     unheeded: u32,
+    /// Whether it was shown the list.
+    told_list: bool,
     /// When it opened.
     pub(super) since: Time,
 }
@@ -60,6 +62,7 @@ impl ServerLink {
             taken: 0,
             behind: BTreeSet::new(),
             unheeded: 0,
+            told_list: false,
             since,
         }
     }
@@ -195,7 +198,13 @@ impl Mailbox {
             } => self.answer(link, topic, from, &message, now, out)?,
             Frame::Fetch { topic, ids } => self.deliver(link, topic, &ids, now, out)?,
             Frame::Taken { total } => self.count_taken(link, total, out)?,
-            Frame::AskPolicy {} => self.show_terms(link, now, out)?,
+            Frame::AskPolicy {} => {
+                self.show(link, Frame::Policy(self.terms.clone()), now, out)?;
+            }
+            Frame::AskDescription {} => {
+                self.show(link, Frame::Description(self.description.clone()), now, out)?;
+            }
+            Frame::AskList {} => self.show_list(link, now, out)?,
             Frame::Challenge { .. }
             | Frame::Peers { .. }
             | Frame::Pinned { .. }
@@ -205,6 +214,8 @@ impl Mailbox {
             | Frame::Push(_)
             | Frame::Behind { .. }
             | Frame::Policy(_)
+            | Frame::Description(_)
+            | Frame::List(_)
             | Frame::Refused { .. } => return Err(CloseReason::WrongSide),
         }
         Ok(())
@@ -249,18 +260,36 @@ impl Mailbox {
         Ok(())
     }
 
-    fn show_terms(
+    /// Answers a question without a topic, which no refusal fits.
+    fn show(
+        &mut self,
+        link: LinkId,
+        answer: Frame,
+        now: Time,
+        out: &mut Vec<Output>,
+    ) -> Result<(), CloseReason> {
+        if self.charge(link, Charge::Request, now).is_err() {
+            return Err(CloseReason::Flooding);
+        }
+        send(link, &answer, out);
+        Ok(())
+    }
+
+    /// Shows the list, once: it may be ten thousand times as long as the question.
+    fn show_list(
         &mut self,
         link: LinkId,
         now: Time,
         out: &mut Vec<Output>,
     ) -> Result<(), CloseReason> {
-        // No refusal fits a question without a topic.
-        if self.charge(link, Charge::Request, now).is_err() {
+        let told = match self.served.get_mut(&link) {
+            Some(served) => std::mem::replace(&mut served.told_list, true),
+            None => return Ok(()),
+        };
+        if told {
             return Err(CloseReason::Flooding);
         }
-        send(link, &Frame::Policy(self.terms.clone()), out);
-        Ok(())
+        self.show(link, Frame::List(self.list.clone()), now, out)
     }
 
     fn grant_pin(

@@ -4,26 +4,22 @@
 //! member connects to, so that nobody can hand on another operator's promise as one's own (SPEC,
 //! *policy*).
 
-use ed25519_dalek::{Signer as _, SigningKey};
 use serde::{Deserialize, Serialize};
 
 use super::{
     frame::Proof,
     limit::MAX_TERMS,
     quota::{Quotas, Rate, Room},
+    signed,
 };
 use crate::{
     codec,
     time::{Span, Time},
-    topic,
 };
 
 const LABEL: &[u8] = b"kith policy v1";
 /// The most characters of the operator's name and of the contact.
 pub const MAX_LINE: usize = 200;
-/// What stands before the key in the peer id of an ed25519 key: the identity hash of 36 bytes, which
-/// are a key of type 1 and 32 bytes.
-const PEER_ID_HEAD: [u8; 6] = [0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
 
 /// What a community node promises and permits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,10 +112,9 @@ impl Terms {
             reason = "CBOR holds every value that terms can have: texts, bytes, integers"
         )]
         let policy = codec::encode(self).expect("terms");
-        let signature = SigningKey::from_bytes(secret).sign(&signed_message(&policy));
         let signed = Signed {
+            signature: signed::sign(LABEL, &policy, secret),
             policy,
-            signature: Proof(signature.to_bytes()),
         };
         #[expect(clippy::expect_used, reason = "as above")]
         codec::encode(&signed).expect("signed terms")
@@ -134,10 +129,7 @@ impl Terms {
             return Err(TermsError::Malformed);
         }
         let signed: Signed = codec::decode(bytes).map_err(|_| TermsError::Malformed)?;
-        let key = server.strip_prefix(&PEER_ID_HEAD);
-        let key = key.and_then(|key| <&[u8; 32]>::try_from(key).ok());
-        let key = key.ok_or(TermsError::BadSignature)?;
-        if !topic::verify(key, &signed_message(&signed.policy), &signed.signature.0) {
+        if !signed::is_signed(LABEL, &signed.policy, server, &signed.signature) {
             return Err(TermsError::BadSignature);
         }
         let terms: Self = codec::decode(&signed.policy).map_err(|_| TermsError::Malformed)?;
@@ -162,19 +154,12 @@ impl From<Rate> for Pace {
     }
 }
 
-fn signed_message(policy: &[u8]) -> Vec<u8> {
-    [LABEL, policy].concat()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::mailbox::Policy;
 
-    fn peer_id(secret: &[u8; 32]) -> Vec<u8> {
-        let key = SigningKey::from_bytes(secret).verifying_key();
-        [&PEER_ID_HEAD[..], key.as_bytes()].concat()
-    }
+    use crate::mailbox::signed::peer_of as peer_id;
 
     fn terms() -> Terms {
         let policy = Policy::community(Span::DAY.times(30));

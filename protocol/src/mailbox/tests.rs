@@ -5,7 +5,7 @@ mod delivery;
 mod federation;
 mod hostile;
 mod lifetime;
-mod net;
+pub(super) mod net;
 mod quota;
 mod scale;
 mod spec;

@@ -107,7 +107,11 @@ impl Mailbox {
             | Frame::Reconcile { .. }
             | Frame::Fetch { .. }
             | Frame::AskPolicy {}
+            | Frame::AskDescription {}
+            | Frame::AskList {}
             | Frame::Taken { .. } => return Err(CloseReason::WrongSide),
+            // Whoever asks for these comes for nothing else, and without this machine.
+            Frame::Description(_) | Frame::List(_) => return Err(CloseReason::Unrequested),
         }
         Ok(())
     }

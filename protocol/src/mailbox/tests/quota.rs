@@ -439,6 +439,37 @@ fn a_member_reads_the_policy_before_and_after_the_challenge() {
     let bytes = Frame::Policy(Vec::new()).encode();
     net.input(alice, Input::Frame { link, bytes });
     assert_eq!(net.nodes[alice].told.closed, [CloseReason::Unrequested]);
+    for unasked in [Frame::Description(Vec::new()), Frame::List(Vec::new())] {
+        let link = net.connect(alice, ben);
+        net.run();
+        let bytes = unasked.encode();
+        net.input(alice, Input::Frame { link, bytes });
+        let closed = net.nodes[alice].told.closed.last();
+        assert_eq!(closed, Some(&CloseReason::Unrequested));
+    }
+}
+
+#[test]
+fn a_description_is_shown_to_whoever_asks_and_a_list_once_on_a_link() {
+    let mut at = Spoken::to(Policy::community(RETENTION));
+    let (open, _) = at.connect(b"ana").unwrap();
+    let mut ask = |link, frame: Frame| at.tell(link, &frame);
+    // A node that publishes nothing says so.
+    let nothing = Frame::Description(Vec::new());
+    assert_eq!(ask(open, Frame::AskDescription {}), Ok(vec![nothing]));
+    let (description, list) = (vec![1], vec![2]);
+    let published = at.input(Input::Publish { description, list });
+    assert_eq!(published, (Vec::new(), Vec::new()));
+    let mut ask = |link, frame: Frame| at.tell(link, &frame);
+    for _ in 0..2 {
+        let described = Frame::Description(vec![1]);
+        assert_eq!(ask(open, Frame::AskDescription {}), Ok(vec![described]));
+    }
+    let listed = || Ok(vec![Frame::List(vec![2])]);
+    assert_eq!(ask(open, Frame::AskList {}), listed());
+    assert_eq!(ask(open, Frame::AskList {}), Err(CloseReason::Flooding));
+    let (again, _) = at.connect(b"ana").unwrap();
+    assert_eq!(at.tell(again, &Frame::AskList {}), listed());
 }
 
 #[test]

@@ -10,7 +10,8 @@ use crate::{
     envelope::Envelope,
     id::{EnvelopeId, TopicId},
     mailbox::{
-        Frame, Policy, Refusal, Scope, Terms, delegation,
+        Description, Frame, Introduced, List, Policy, Recommended, Refusal, Scope, Terms,
+        delegation, description,
         frame::{Nonce, Proof},
         limit, pin, reconcile,
     },
@@ -124,6 +125,13 @@ fn examples() -> Vec<(&'static str, Frame)> {
         ("behind", Frame::Behind { topic }),
         ("ask_policy", Frame::AskPolicy {}),
         ("policy", Frame::Policy(terms().sign(&TERMS_SECRET))),
+        ("ask_description", Frame::AskDescription {}),
+        (
+            "description",
+            Frame::Description(described(&TERMS_SECRET).sign(&TERMS_SECRET)),
+        ),
+        ("ask_list", Frame::AskList {}),
+        ("list", Frame::List(list().sign(&TERMS_SECRET))),
         ("refused not_pinned", refused(None, Refusal::NotPinned)),
         ("refused not_served", refused(None, Refusal::NotServed)),
         ("refused bad_proof", refused(None, Refusal::BadProof)),
@@ -153,6 +161,37 @@ const TERMS_SECRET: [u8; 32] = [9; 32];
 fn terms() -> Terms {
     let policy = Policy::community(limit::RETENTION);
     Terms::of("The Lamp", "lamp@example.org", &policy, START)
+}
+
+/// What the node with this secret says of itself.
+fn described(secret: &[u8; 32]) -> Description {
+    Description {
+        peer: description::peer_of(secret),
+        addresses: vec!["/dns4/kith.example.org/tcp/4001".into()],
+        operator: "The Lamp".into(),
+        contact: "lamp@example.org".into(),
+        policy: description::digest_of_terms(&terms().sign(&TERMS_SECRET)),
+        made: START,
+        until: START.after(Span::DAY.times(2)),
+    }
+}
+
+/// The server of the examples recommends the node of the secret 0a0a…0a, and found that of 0b0b…0b.
+fn list() -> List {
+    let found = described(&[11; 32]).sign(&[11; 32]);
+    List {
+        issuer: description::peer_of(&TERMS_SECRET),
+        operator: "The Lamp".into(),
+        contact: "lamp@example.org".into(),
+        issued: START,
+        until: START.after(Span::DAY.times(30)),
+        recommended: vec![Recommended {
+            peer: description::peer_of(&[10; 32]),
+            addresses: vec!["/ip4/203.0.113.7/tcp/4001".into()],
+            why: "The recovery centre in Leeds".into(),
+        }],
+        found: vec![Introduced::read(found, START).unwrap()],
+    }
 }
 
 /// The document's blocks of hexadecimal digits, by name.
@@ -226,6 +265,16 @@ fn the_examples_proof_and_envelope_are_genuine() {
     let envelope = Envelope::parse(bytes).unwrap();
     assert_eq!(envelope.topic(), topic);
     assert_eq!(envelope.open(&key(7)).unwrap(), b"hello");
+    let Frame::List(bytes) = frame("list") else {
+        panic!("another frame");
+    };
+    let server = description::peer_of(&TERMS_SECRET);
+    assert_eq!(List::from_server(&bytes, &server, START), Ok(list()));
+    let Frame::Description(bytes) = frame("description") else {
+        panic!("another frame");
+    };
+    let introduced = Introduced::read(bytes, START).unwrap();
+    assert_eq!(introduced.description().peer, server);
     let shown: TopicId = SPEC
         .lines()
         .find_map(|line| line.strip_prefix("    topic  "))
@@ -265,6 +314,14 @@ fn the_documents_limits_are_those_in_force() {
         ("MAX_ACCOUNTS", limit::MAX_ACCOUNTS as u64),
         ("MAX_UNHEEDED", u64::from(limit::MAX_UNHEEDED)),
         ("MAX_TERMS", limit::MAX_TERMS as u64),
+        ("MAX_DESCRIPTION", limit::MAX_DESCRIPTION as u64),
+        ("MAX_LIST", limit::MAX_LIST as u64),
+        ("MAX_RECOMMENDED", limit::MAX_RECOMMENDED as u64),
+        ("MAX_FOUND", limit::MAX_FOUND as u64),
+        ("MAX_NODE_ADDRESSES", limit::MAX_NODE_ADDRESSES as u64),
+        ("MAX_NODE_ADDRESS", limit::MAX_NODE_ADDRESS as u64),
+        ("MAX_DESCRIPTION_LIFE", hours(limit::MAX_DESCRIPTION_LIFE)),
+        ("MAX_LIST_LIFE", hours(limit::MAX_LIST_LIFE)),
         ("PIN_RENEWAL", hours(limit::PIN_RENEWAL)),
         ("DELEGATION_LIFE", hours(limit::DELEGATION_LIFE)),
         ("PIN_RETRY", hours(limit::PIN_RETRY)),
