@@ -23,12 +23,15 @@
 //! | topics, ours and of each peer | [`MAX_TOPICS`] |
 //! | connections | [`NetworkLimits::connections`], [`NetworkLimits::memory_bytes`], 2 a peer |
 //! | circuits that a community node carries | [`NetworkLimits::circuits`], and `relaying` |
+//! | community nodes that one knows of | [`MAX_TABLE`], [`MAX_PER_SUBNET`] |
 //!
-//! Nothing is contacted or looked up but the addresses that the node was told to keep connected:
-//! there is no discovery, and what peers say of their addresses is not kept. Connections are dialed
-//! from fresh ports.
+//! Nothing is contacted or looked up but the addresses that the node was told to keep connected, and
+//! what peers say of their addresses is not kept. Connections are dialed from fresh ports.
 //!
-//! The exception is a node that was told to reach further ([`Reach`]). It can be called through its
+//! One exception is a community node whose operator lets it find others, and be found
+//! ([`DiscoveryConfig`]). No personal node has any part in that.
+//!
+//! The other is a node that was told to reach further ([`Reach`]). It can be called through its
 //! community nodes, by *circuits* that these carry and cannot read; and, one step further, it
 //! punches holes: both ends of a circuit tell each other the addresses that they are seen at, dial at
 //! one moment, and drop the circuit once they are connected. For that they dial from the port that
@@ -39,6 +42,7 @@ mod address;
 mod board;
 mod clock;
 mod counts;
+mod discovery;
 mod driver;
 mod frame;
 mod gossip;
@@ -60,10 +64,15 @@ mod swarm;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use tokio::{runtime, sync::mpsc, task::JoinHandle};
+use tokio::{
+    runtime,
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 
 pub use board::MAX_KEPT_ADDRESSES;
 pub use counts::Counts;
+pub use discovery::{DISCOVERY_PROTOCOL, DiscoveryConfig, MAX_PER_SUBNET, MAX_TABLE};
 pub use frame::MAX_FRAME_BYTES;
 pub use gossip::{MAX_GOSSIP_BYTES, MAX_TOPIC_NAME_BYTES, MAX_TOPICS};
 pub use identity::{NODE_KEY_BYTES, NodeKey, Peer};
@@ -213,6 +222,10 @@ pub struct NetworkConfig {
     /// Addresses at which others reach a community node, if they are not those that it listens on,
     /// such as `/dns4/example.org/tcp/4001`. Circuits through the node are told to begin there.
     pub external: Vec<String>,
+    /// Whether a community node finds others and is found by them, which makes it known to everybody.
+    pub discovery: Option<DiscoveryConfig>,
+    /// Whether nothing in a private network, or on this machine, is called, whatever name leads there.
+    pub public_only: bool,
     /// What it may use at most.
     pub limits: NetworkLimits,
 }
@@ -228,9 +241,20 @@ impl NetworkConfig {
             reach: Reach::default(),
             lan: false,
             external: Vec::new(),
+            discovery: None,
+            public_only: false,
             limits: NetworkLimits::of(role),
         }
     }
+}
+
+/// A community node that discovery found: it is what its peer id says, and wants to be found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its peer id.
+    pub peer: Peer,
+    /// Full addresses at which it says that it is reached.
+    pub addresses: Vec<String>,
 }
 
 /// What the network tells the node.
@@ -453,6 +477,16 @@ pub fn check_external(addr: &str) -> Result<(), NetworkError> {
     address::parse_external(addr).map(|_| ())
 }
 
+/// Whether an address that others wrote, without a peer id, is of a form that can be used and, unless
+/// private networks count, leads to no address inside of one as far as it shows.
+#[must_use]
+pub fn is_usable(addr: &str, private: bool) -> bool {
+    let Ok(address) = address::parse_external(addr) else {
+        return false;
+    };
+    private || address::ip_of(&address).is_none_or(address::is_public)
+}
+
 /// The handle to a running network. Commands return at once; what comes of them is told by
 /// [`NetworkEvent`]s. Dropping it stops the network without waiting.
 pub struct Network {
@@ -461,6 +495,7 @@ pub struct Network {
     role: Role,
     reach: Reach,
     task: Option<JoinHandle<()>>,
+    found: watch::Receiver<Vec<Neighbour>>,
 }
 
 impl Network {
@@ -480,6 +515,8 @@ impl Network {
             reach,
             lan,
             external,
+            discovery,
+            public_only,
             limits,
         } = config;
         let runtime = runtime::Handle::try_current().map_err(|_| NetworkError::NoRuntime)?;
@@ -495,6 +532,12 @@ impl Network {
             Role::Personal => reach,
             Role::Community => Reach::Mailbox,
         };
+        let discovery = discovery.map(|config| {
+            let seeds = config.seeds.iter().map(|addr| DialAddress::parse(addr));
+            let seeds = seeds.collect::<Result<Vec<_>, _>>()?;
+            Ok::<_, NetworkError>((config, seeds))
+        });
+        let discovery = discovery.transpose()?;
         let (followed, admitted) = (Followed::default(), Admitted::default());
         let plan = Plan {
             role,
@@ -504,6 +547,7 @@ impl Network {
             accepts: !listen.is_empty() || reach >= Reach::Circuit,
             followed: followed.clone(),
             admitted: admitted.clone(),
+            discovery,
         };
         let mut swarm = swarm::build(&key, plan)?;
         for (addr, address) in listen.into_iter().zip(addresses.clone()) {
@@ -532,14 +576,26 @@ impl Network {
             listen: addresses,
             silent,
             external,
+            public_only,
         };
-        let driver = Driver::new(swarm, place, board.clone(), followed, admitted, sender);
+        let (tell_found, found) = watch::channel(Vec::new());
+        let board_of_driver = board.clone();
+        let driver = Driver::new(
+            swarm,
+            place,
+            board_of_driver,
+            followed,
+            admitted,
+            sender,
+            tell_found,
+        );
         let network = Self {
             board,
             peer: key.peer(),
             role,
             reach,
             task: Some(runtime.spawn(driver.run())),
+            found,
         };
         Ok((network, events))
     }
@@ -592,6 +648,12 @@ impl Network {
     /// the link lives.
     pub fn admit(&self, link: LinkId) {
         self.board.admit(link);
+    }
+
+    /// Tells which community nodes discovery knows of, at most [`MAX_TABLE`], and when that changes.
+    #[must_use]
+    pub fn found(&self) -> watch::Receiver<Vec<Neighbour>> {
+        self.found.clone()
     }
 
     /// Tells how much goes on.

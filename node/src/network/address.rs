@@ -142,6 +142,39 @@ impl DialAddress {
     }
 }
 
+/// Where somebody may listen: an address that was heard, not written by the user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Claimed {
+    /// A machine's.
+    Literal(Multiaddr, IpAddr),
+    /// One whose name is to be looked up.
+    Named(DialAddress),
+}
+
+impl Claimed {
+    /// Reads an address that a peer claims for itself, with its peer id or without. None but the forms
+    /// that users write are taken, and no circuits.
+    pub(super) fn read(address: &Multiaddr, peer: PeerId) -> Option<Self> {
+        let full = with_peer(without_peer(address), peer);
+        let read = DialAddress::parse(&full).ok()?;
+        if read.through.is_some() || read.peer != peer {
+            return None;
+        }
+        Some(match read.host {
+            Host::Ip(ip) => Self::Literal(read.at(ip), ip),
+            Host::Name { .. } => Self::Named(read),
+        })
+    }
+
+    /// The address as it is handed on, without a peer id.
+    pub(super) fn address(&self) -> Option<Multiaddr> {
+        match self {
+            Self::Literal(address, _) => Some(address.clone()),
+            Self::Named(name) => Some(without_peer(&name.text.parse().ok()?)),
+        }
+    }
+}
+
 impl Family {
     fn holds(self, ip: IpAddr) -> bool {
         match self {
@@ -219,6 +252,37 @@ pub(super) fn is_machine(address: &Multiaddr) -> bool {
 /// Whether packets to an address stay in the machine.
 pub(super) fn is_loopback(address: &Multiaddr) -> bool {
     ip_of(address).is_some_and(|ip| ip.is_loopback())
+}
+
+/// Whether packets to an IP address can leave for the open network. What leads to the machine itself, to
+/// a home, an office or a provider's inside does not; nor does what names no single machine.
+pub(super) fn is_public(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            let [a, b, c, _] = ip.octets();
+            let shared = a == 100 && (64..128).contains(&b);
+            let special = a == 0 || a >= 240 || (a, b, c) == (192, 0, 0);
+            let measuring = a == 198 && (18..20).contains(&b);
+            let inside = ip.is_private() || ip.is_loopback() || ip.is_link_local();
+            !(inside || shared || special || measuring || ip.is_multicast())
+        }
+        // Of the others none is handed out (RFC 4291): not those that stand for an IPv4 address either.
+        IpAddr::V6(ip) => ip.segments()[0] & 0xe000 == 0x2000,
+    }
+}
+
+/// The beginning of an IP address that one owner has as a whole, mostly: /24, or /48 of IPv6.
+pub(super) fn subnet(ip: IpAddr) -> [u8; 7] {
+    match ip {
+        IpAddr::V4(ip) => {
+            let [a, b, c, _] = ip.octets();
+            [4, a, b, c, 0, 0, 0]
+        }
+        IpAddr::V6(ip) => {
+            let [a, b, c, d, e, f, ..] = ip.octets();
+            [6, a, b, c, d, e, f]
+        }
+    }
 }
 
 /// Whether an address is spoken to by QUIC.
@@ -355,6 +419,51 @@ mod tests {
         assert!(parse_listen("/ip6/::/udp/0/quic-v1").is_ok());
         assert!(parse_listen("/dns4/localhost/tcp/0").is_err());
         assert!(parse_listen("/ip4/127.0.0.1/tcp/0/ws").is_err());
+    }
+
+    #[test]
+    fn only_the_open_network_is_public() {
+        for ip in [
+            "192.0.2.1",
+            "8.8.8.8",
+            "100.63.0.1",
+            "198.20.0.1",
+            "2001:db8::1",
+        ] {
+            assert!(is_public(ip.parse().unwrap()), "{ip}");
+        }
+        for ip in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.1.1",
+            "0.0.0.0",
+            "100.64.0.1",
+            "198.18.0.1",
+            "192.0.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::1",
+            "::",
+            "fe80::1",
+            "fd00::1",
+            "ff02::1",
+            "::ffff:8.8.8.8",
+            "64:ff9b::808:808",
+        ] {
+            assert!(!is_public(ip.parse().unwrap()), "{ip}");
+        }
+    }
+
+    #[test]
+    fn neighbours_share_a_subnet() {
+        let of = |ip: &str| subnet(ip.parse().unwrap());
+        assert_eq!(of("192.0.2.1"), of("192.0.2.254"));
+        assert_ne!(of("192.0.2.1"), of("192.0.3.1"));
+        assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
+        assert_ne!(of("2001:db8:1::1"), of("2001:db8:2::1"));
+        assert_ne!(of("4.4.4.4"), of("2001:db8::1"));
     }
 
     #[test]

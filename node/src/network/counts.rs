@@ -23,4 +23,12 @@ pub struct Counts {
     pub reservations_refused: u64,
     /// Circuits that this community node refused since its start, also for want of a reservation.
     pub circuits_refused: u64,
+    /// Community nodes in the routing table of discovery.
+    pub discovery_peers: u64,
+    /// Lookups that discovery made since the start.
+    pub discovery_queries: u64,
+    /// Nodes that discovery called since the start.
+    pub discovery_calls: u64,
+    /// Records that others wanted to leave here since the start; none was taken.
+    pub discovery_refused: u64,
 }

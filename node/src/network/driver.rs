@@ -20,23 +20,25 @@ use libp2p::{
     Multiaddr, PeerId, Swarm,
     core::{ConnectedPoint, transport::ListenerId},
     gossipsub::{self, IdentTopic, MessageAcceptance, TopicHash},
-    mdns, ping, relay,
+    identify, mdns, ping, relay,
     swarm::{
         ConnectionId, DialError, SwarmEvent,
         dial_opts::{DialOpts, PeerCondition},
     },
 };
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::JoinSet,
     time::{Instant, sleep, sleep_until},
 };
 
 use super::{
-    Counts, GossipId, LinkId, LinkRole, NetworkEvent, Peer, Reach, Role, Verdict, address,
+    Counts, GossipId, LinkId, LinkRole, Neighbour, NetworkEvent, Peer, Reach, Role, Verdict,
+    address,
     address::DialAddress,
     board::{Board, News, Publish},
     clock::Clocks,
+    discovery::Discovery,
     gossip::{Docket, Followed, REJECTS_TOLERATED, Unjudged},
     keep::{Kept, Phase, Target, chance},
     link::Link,
@@ -81,6 +83,8 @@ pub(super) struct Place {
     pub silent: Vec<ListenerId>,
     /// Those at which others reach it, if it was told.
     pub external: Vec<Multiaddr>,
+    /// Whether nothing in a private network, or on this machine, is called.
+    pub public_only: bool,
 }
 
 /// Everything that the task owns.
@@ -118,6 +122,8 @@ pub(super) struct Driver {
     docket: Docket,
     /// Rejected gossip of each connected peer.
     rejects: BTreeMap<PeerId, u32>,
+    /// Where the node sees which community nodes were found.
+    found: watch::Sender<Vec<Neighbour>>,
 }
 
 struct Connection {
@@ -156,6 +162,7 @@ impl Driver {
         followed: Followed,
         admitted: Admitted,
         events: mpsc::Sender<NetworkEvent>,
+        found: watch::Sender<Vec<Neighbour>>,
     ) -> Self {
         for address in &place.external {
             swarm.add_external_address(address.clone());
@@ -185,6 +192,7 @@ impl Driver {
             followed,
             docket: Docket::default(),
             rejects: BTreeMap::new(),
+            found,
         }
     }
 
@@ -199,6 +207,7 @@ impl Driver {
             }
             self.on_news(news);
             self.try_due();
+            self.tell_found();
             board.show(self.counts());
             let due = self.due();
             tokio::select! {
@@ -460,6 +469,14 @@ impl Driver {
     /// Dials a peer at all of its addresses at once. If a circuit answers first, the others are tried
     /// again soon.
     fn call(&mut self, peer: PeerId, mut targets: Vec<Target>, failures: Vec<(String, String)>) {
+        if self.place.public_only {
+            let public =
+                |target: &Target| address::ip_of(&target.address).is_some_and(address::is_public);
+            targets.retain(public);
+            if targets.is_empty() && failures.is_empty() {
+                return self.fail_all(peer, "its address leads into a private network");
+            }
+        }
         targets.extend(self.nearby(peer));
         targets.extend(self.circuits_to(peer));
         if !targets.is_empty() {
@@ -760,7 +777,30 @@ impl Driver {
                 Err(error) => tracing::debug!(%error, "not to be called at one address"),
             },
             Event::Lan(event) => self.on_lan(event),
+            Event::Identified(peer, connection, info) => {
+                self.on_identified(peer, connection, &info);
+            }
             Event::Ping(_) | Event::Gossip(_) | Event::Circuit(_) | Event::Other => {}
+        }
+    }
+
+    // Discovery.
+
+    fn on_identified(&mut self, peer: PeerId, id: ConnectionId, info: &identify::Info) {
+        let mut all = self.connections.get(&peer).into_iter().flatten();
+        let known = all.find(|known| known.id == id);
+        let discovery = self.swarm.behaviour_mut().discovery.as_mut();
+        if let (Some(known), Some(discovery)) = (known, discovery) {
+            let (remote, claimed) = (&known.remote, &info.listen_addrs);
+            discovery.identified(peer, remote, &info.protocols, claimed);
+        }
+    }
+
+    /// Tells the node which community nodes were found, if that has changed.
+    fn tell_found(&mut self) {
+        let discovery = self.swarm.behaviour_mut().discovery.as_mut();
+        if let Some(found) = discovery.and_then(Discovery::news) {
+            self.found.send_replace(found);
         }
     }
 
@@ -787,7 +827,13 @@ impl Driver {
 
     fn counts(&self) -> Counts {
         let served = self.links_served as u64;
+        let discovery = self.swarm.behaviour().discovery.as_ref();
+        let done = discovery.map(Discovery::done).unwrap_or_default();
         Counts {
+            discovery_peers: discovery.map_or(0, |it| it.table_len() as u64),
+            discovery_queries: done.queries,
+            discovery_calls: done.calls,
+            discovery_refused: done.refused,
             links_opened: self.links.len() as u64 - served,
             links_served: served,
             reservations_held: self.reservations.values().filter(|p| p.is_held()).count() as u64,
@@ -843,10 +889,17 @@ impl Driver {
         match self.kept.get(&peer).map(|kept| &kept.phase) {
             Some(Phase::Opening(_) | Phase::Up { .. }) => {}
             Some(_) => self.open_mailbox(peer, id),
+            // Discovery calls by itself, and these connections end when they are idle.
+            None if self.discovery_made(id) => {}
             // Let go while it was being dialed.
             None if endpoint.is_dialer() => self.disconnect_unless_used(peer),
             None => {}
         }
+    }
+
+    fn discovery_made(&self, id: ConnectionId) -> bool {
+        let discovery = self.swarm.behaviour().discovery.as_ref();
+        discovery.is_some_and(|discovery| discovery.made(id))
     }
 
     /// Ends the links of a dead connection, whose streams may not notice for long.

@@ -3,7 +3,7 @@
 use std::{convert::Infallible, time::Duration};
 
 use libp2p::{
-    Swarm, SwarmBuilder, Transport, allow_block_list,
+    PeerId, Swarm, SwarmBuilder, Transport, allow_block_list,
     allow_block_list::BlockedPeers,
     autonat, connection_limits,
     connection_limits::ConnectionLimits,
@@ -12,12 +12,14 @@ use libp2p::{
         upgrade::Version,
     },
     dcutr, identify, mdns, memory_connection_limits, noise, ping, quic, relay,
-    swarm::{self, NetworkBehaviour, behaviour::toggle::Toggle},
+    swarm::{self, ConnectionId, NetworkBehaviour, behaviour::toggle::Toggle},
     tcp,
 };
 
 use super::{
-    NetworkError, NetworkLimits, NodeKey, Reach, Role,
+    DiscoveryConfig, NetworkError, NetworkLimits, NodeKey, Reach, Role,
+    address::DialAddress,
+    discovery::Discovery,
     gossip::{self, Followed},
     lan::Lan,
     muxer::{BoundedYamux, MAX_STREAMS},
@@ -89,6 +91,8 @@ pub(super) struct Behaviour {
     probe: Toggle<Sieved<autonat::v2::client::Behaviour, Quiet>>,
     /// Looks for members in the local network.
     lan: Toggle<Lan>,
+    /// Finds other community nodes. In community nodes only, and only if the operator wants it.
+    pub discovery: Toggle<Discovery>,
 }
 
 /// What the behaviours tell the driver.
@@ -101,6 +105,8 @@ pub(super) enum Event {
     Punch(dcutr::Event),
     Probe(autonat::v2::client::Event),
     Lan(mdns::Event),
+    /// A peer told what it speaks and where it is reached.
+    Identified(PeerId, ConnectionId, Box<identify::Info>),
     /// Nothing that anyone needs to know.
     Other,
 }
@@ -160,8 +166,15 @@ impl From<autonat::v2::server::Event> for Event {
 }
 
 impl From<identify::Event> for Event {
-    fn from(_: identify::Event) -> Self {
-        Self::Other
+    fn from(event: identify::Event) -> Self {
+        match event {
+            identify::Event::Received {
+                connection_id,
+                peer_id,
+                info,
+            } => Self::Identified(peer_id, connection_id, Box::new(info)),
+            _ => Self::Other,
+        }
     }
 }
 
@@ -184,6 +197,8 @@ pub(super) struct Plan<'a> {
     pub followed: Followed,
     /// The peers that may use circuits, of a community node.
     pub admitted: Admitted,
+    /// What discovery is told, of a community node that wants it, and the nodes that it begins with.
+    pub discovery: Option<(DiscoveryConfig, Vec<DialAddress>)>,
 }
 
 /// Builds the swarm of a node. Must run inside of a tokio runtime.
@@ -208,6 +223,8 @@ pub(super) fn build(key: &NodeKey, plan: Plan<'_>) -> Result<Swarm<Behaviour>, N
         .transpose()
         .map_err(|error| setup(format!("cannot look into the local network: {error}")))?;
     let probing = (role == Role::Community).then(Probing::default);
+    let discovery = plan.discovery.filter(|_| role == Role::Community);
+    let discovery = discovery.map(|(config, seeds)| Discovery::new(local, config, seeds));
     let swarm = SwarmBuilder::with_existing_identity(key.keypair())
         .with_tokio()
         .with_quic_config(shrink_quic)
@@ -262,6 +279,7 @@ pub(super) fn build(key: &NodeKey, plan: Plan<'_>) -> Result<Swarm<Behaviour>, N
             probing: Toggle::from(probing),
             probe: Toggle::from(probe.map(Sieved::quiet)),
             lan: Toggle::from(lan),
+            discovery: Toggle::from(discovery),
         })
         .map_err(|error| setup(error.to_string()))?
         .with_swarm_config(shrink_swarm)
