@@ -161,6 +161,19 @@ pub(crate) enum CommunityCommand {
         #[arg(value_name = "MULTIADDR")]
         address: String,
     },
+    /// Find community nodes in signed lists that operators publish. Connects to none that is listed, and
+    /// adds none
+    Find {
+        /// Address of a community node to ask, a file that holds a list, or - for standard input [default:
+        /// the community nodes that your node uses]
+        from: Option<String>,
+    },
+    /// Write the signed list that the running community node publishes, to put on a page or send by hand
+    Publish {
+        /// File to write it to [default: standard output]
+        #[arg(value_name = "FILE")]
+        to: Option<PathBuf>,
+    },
     /// Look at a community node before you trust it: who answers, what it promises, how fast
     Try {
         /// Its address, as its operator gives it
@@ -386,6 +399,10 @@ mod tests {
             "status",
             "stop",
             "group new Tuesday --as Ana --community a --community b",
+            "community find",
+            "community find nodes.txt",
+            "community publish",
+            "community publish nodes.txt --json",
             "group list",
             "group show Tuesday",
             "group log Tuesday",

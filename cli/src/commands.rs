@@ -2,12 +2,14 @@
 
 mod choice;
 mod community;
+mod find;
 mod group;
 mod init;
 mod invite;
 mod join;
 mod member;
 mod post;
+mod publish;
 mod read;
 mod status;
 mod stop;
@@ -33,6 +35,8 @@ pub(crate) fn run(cli: Cli, output: &mut Output) -> Result<(), CliError> {
         Command::Up(args) => up::run(&cli, args, output),
         Command::Community(args) => match &args.command {
             None | Some(CommunityCommand::Report) => community::run(&cli, args, output),
+            Some(CommunityCommand::Find { from }) => find::run(&cli, from.as_deref(), output),
+            Some(CommunityCommand::Publish { to }) => publish::run(&cli, to.as_deref(), output),
             Some(command) => choice::run(&cli, command, output),
         },
         Command::Status => status::run(&cli, output),

@@ -27,8 +27,8 @@ mod server;
 mod values;
 
 pub use body::{
-    EntriesQuery, GroupBody, InviteBody, JoinBody, JoinQuery, NodeBody, PassphraseBody, PostBody,
-    RemoveBody,
+    EntriesQuery, FindBody, GroupBody, InviteBody, JoinBody, JoinQuery, NodeBody, PassphraseBody,
+    PostBody, RemoveBody,
 };
 pub use endpoint::{ENDPOINT_FILE, Endpoint, EndpointError};
 pub use error::{ApiError, ErrorBody, ErrorCode};
@@ -43,9 +43,11 @@ pub use reply::{
     LogChange, LogEntry, Member, Members, NodeStatus, OpenLink, Problem, ProblemKind, Rejoin,
     Repair, Role, Settling, Status, Subject, VaultCreated, VaultState, short,
 };
-pub use report::{CommunityReport, DiskNow, DoneSince, HeldNow, NetworkNow, Sight};
+pub use report::{
+    CommunityReport, DiscoveryNow, DiskNow, DoneSince, HeldNow, NetworkNow, PublishedList, Sight,
+};
 pub use resolve::resolve;
-pub(crate) use routes::Reference;
+pub(crate) use routes::{Reference, find};
 pub(crate) use server::Site;
 pub use server::{ApiConfig, STOP_WAIT, STREAMS_MAX, ServeError, Serving, serve};
 pub use values::{Moment, Secret};
@@ -74,6 +76,9 @@ pub enum Request {
         /// Whether to go through everything that it can see of those who use it.
         sight: bool,
     },
+    /// Asks for the signed list that a community node publishes; answered by
+    /// [`Reply::PublishedList`].
+    PublishedList,
     /// Asks the node to stop; answered by [`Reply::Done`] before it does.
     Stop,
     /// Makes the vault and opens it; answered by [`Reply::VaultCreated`].
@@ -268,7 +273,9 @@ pub enum Reply {
     /// A group's members, stewards first.
     Members(Members),
     /// What a community node does, holds and can see.
-    CommunityReport(CommunityReport),
+    CommunityReport(Box<CommunityReport>),
+    /// The signed list that a community node publishes.
+    PublishedList(PublishedList),
 }
 
 /// Something that changed, told to whoever listens (server-sent events of `GET /v1/events`).
@@ -443,8 +450,25 @@ reply!(
     Posted(Entry),
     Entries(Entries),
     Members(Members),
-    CommunityReport(CommunityReport),
+    PublishedList(PublishedList),
 );
+
+impl From<CommunityReport> for Reply {
+    fn from(report: CommunityReport) -> Self {
+        Self::CommunityReport(Box::new(report))
+    }
+}
+
+impl TryFrom<Reply> for CommunityReport {
+    type Error = ApiError;
+
+    fn try_from(reply: Reply) -> Result<Self, ApiError> {
+        match reply {
+            Reply::CommunityReport(report) => Ok(*report),
+            _ => Err(ApiError::internal("the node gave another kind of answer")),
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -5,8 +5,10 @@
 //! it is used, and says what it does.
 
 mod config;
+mod directory;
 mod disk;
 mod keys;
+mod listing;
 mod metrics;
 mod promise;
 mod text;
@@ -14,5 +16,7 @@ mod text;
 pub use config::{Config, ConfigError, Layer, Source};
 pub(crate) use disk::{DiskState, DiskWatch};
 pub use keys::{KEYS, Key};
+pub(crate) use listing::Listing;
 pub(crate) use metrics::{Metrics, Timings};
 pub use promise::promise;
+pub(crate) use text::spans;

@@ -40,7 +40,7 @@ pub(crate) use self::operate::Operating;
 use self::{
     chosen::Chosen,
     effects::{Effect, Outgoing},
-    operate::{Traffic, disk_seen},
+    operate::{OperatorNews, Traffic, operator_news},
     parting::Partings,
     refusals::Refusals,
 };
@@ -248,6 +248,10 @@ impl Driver {
         for event in early {
             driver.network_event(event)?;
         }
+        if let Some(operating) = &mut driver.operating {
+            operating.listing.follow(driver.network.found());
+        }
+        driver.publish()?;
         // At once, before anything is said: who reads it knows where its author is.
         driver.announce_at = None;
         driver.announce_addresses()?;
@@ -284,10 +288,13 @@ impl Driver {
             _ = stop.wait_for(|stop| *stop) => ended = Some(Ended::Stopped),
             Some((request, answer)) = requests.next() => ended = self.request(request, answer)?,
             Some(event) = self.events.recv() => self.network_event(event)?,
-            () = disk_seen(&mut self.operating) => {
-                self.follow_disk()?;
-                ended = self.is_worth_compacting().then_some(Ended::Wasteful);
-            }
+            news = operator_news(&mut self.operating) => match news {
+                OperatorNews::Disk => {
+                    self.follow_disk()?;
+                    ended = self.is_worth_compacting().then_some(Ended::Wasteful);
+                }
+                OperatorNews::Listing => self.publish()?,
+            },
             () = sleep => self.timers()?,
         }
         let begun = Instant::now();
@@ -345,6 +352,11 @@ impl Driver {
                 self.effects
                     .push(Effect::Answer(answer, report.map(Into::into)));
             }
+            Request::PublishedList if self.operating.is_some() => {
+                let list = self.published_list();
+                self.effects
+                    .push(Effect::Answer(answer, list.map(Into::into)));
+            }
             Request::Status => {
                 let status = self.status();
                 self.effects.push(Effect::Answer(answer, Ok(status.into())));
@@ -391,6 +403,7 @@ impl Driver {
                 }
                 self.listening.insert(addr);
                 self.watching_changed = true;
+                self.publish()?;
             }
             NetworkEvent::NotListening { addr, reason } => {
                 // A circuit is back within moments, mostly.
@@ -399,6 +412,7 @@ impl Driver {
                     None => tracing::warn!(reason, "no longer listening on one address"),
                 }
                 self.listening.remove(&addr);
+                self.publish()?;
             }
             NetworkEvent::LinkUp {
                 link,

@@ -5,6 +5,7 @@
 pub mod api;
 pub mod community;
 mod driver;
+pub mod finding;
 pub mod lock;
 pub mod network;
 pub mod profile;
@@ -12,4 +13,5 @@ mod records;
 pub mod run;
 pub mod store;
 pub mod trial;
+mod visit;
 mod web;

@@ -24,10 +24,13 @@ use crate::{
         self, Answer, ApiConfig, ApiError, Connections, EndpointError, Handle, NodeStatus, Reply,
         Request, Requests, Role, Secret, ServeError, Serving, VaultState,
     },
-    community::{Config, DiskWatch, Metrics, Timings},
+    community::{Config, DiskWatch, Listing, Metrics, Timings},
     driver::{self, Driver, Ended, Operating, Parts, Setting},
     lock::{LockError, ProfileLock},
-    network::{self, Network, NetworkConfig, NetworkError, NetworkEvent, NodeKey, Peer, Reach},
+    network::{
+        self, DiscoveryConfig, Network, NetworkConfig, NetworkError, NetworkEvent, NodeKey, Peer,
+        Reach,
+    },
     profile::{self, ProfileError, STORE_DIR},
     records::{Records, RecordsError},
     store::{Store, StoreError},
@@ -313,7 +316,16 @@ async fn community_once(
     .map_err(store_error)?;
     let policy = config.policy();
     let terms = Terms::of(&config.operator, &config.contact, &policy, driver::now());
+    let terms = terms.sign(key.secret());
+    let discovery = match config.discovery() {
+        Some(discovery) => Some(DiscoveryConfig {
+            seeds: other_peers(discovery.seeds, &key)?,
+            ..discovery
+        }),
+        None => None,
+    };
     let operating = Operating {
+        listing: Listing::new(config, &key, terms.clone()),
         disk,
         timings,
         since: driver::now(),
@@ -324,7 +336,7 @@ async fn community_once(
         mailbox: Setting {
             policy,
             access: config.access(),
-            terms: terms.sign(key.secret()),
+            terms,
             operating: Some(operating),
         },
         seed: None,
@@ -334,6 +346,7 @@ async fn community_once(
         external: config.external.clone(),
         reach: Reach::Mailbox,
         lan: false,
+        discovery,
         community: peers,
     })
     .await?;
@@ -524,6 +537,7 @@ async fn open_vault(
         external: Vec::new(),
         reach: config.reach,
         lan: config.lan,
+        discovery: None,
         community: config.community.clone(),
     })
     .await
@@ -539,6 +553,7 @@ struct Start {
     external: Vec<String>,
     reach: Reach,
     lan: bool,
+    discovery: Option<DiscoveryConfig>,
     community: Vec<String>,
 }
 
@@ -550,6 +565,7 @@ async fn start(start: Start) -> Result<(Driver, Vec<String>), RunError> {
     config.external = start.external;
     config.reach = start.reach;
     config.lan = start.lan;
+    config.discovery = start.discovery;
     let (network, mut events) = Network::start(config)?;
     let (early, listening) = await_addresses(&mut events, expected).await;
     let parts = Parts {

@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 
 use crate::api::{self, ApiError, ErrorCode, Secret, Session, Site};
 
+mod find;
 mod group;
 mod home;
 mod invite;
@@ -37,6 +38,8 @@ pub(crate) fn router(site: &Site) -> Router<Site> {
         .route("/groups/{group}/entries", post(group::say))
         .route("/community", get(nodes::own).post(nodes::choose))
         .route("/community/remove", post(nodes::unchoose))
+        .route("/community/find", get(find::page).post(find::look))
+        .route("/community/try", post(find::try_one))
         .route(
             "/groups/{group}/community",
             get(nodes::of_group).post(nodes::add),

@@ -1,7 +1,7 @@
 //! `kith community list|add|remove|try` and `kith group community`: which community nodes are used.
 
-use kith_node::api::{CommunityLink, CommunityNodes, Done, NodeBody};
-use kith_node::trial::{self, Trial, TrialError};
+use kith_node::api::{ApiError, CommunityLink, CommunityNodes, Done, NodeBody};
+use kith_node::trial::{self, Trial, VisitError};
 
 use super::up::{LOG, block_on};
 use crate::args::{Cli, CommunityCommand, GroupCommunityCommand};
@@ -18,7 +18,7 @@ pub(crate) fn run(
     output: &mut Output,
 ) -> Result<(), CliError> {
     if let CommunityCommand::Try { address } = command {
-        let trial = block_on(LOG, trial::run(address.trim()))?.map_err(trial_error)?;
+        let trial = block_on(LOG, trial::run(address.trim()))?.map_err(visit_error)?;
         return output.print(&trial, tell);
     }
     let client = Client::find(cli)?;
@@ -139,27 +139,12 @@ fn trip(us: u64) -> String {
     format!("{}.{} ms", us / 1000, us % 1000 / 100)
 }
 
-fn trial_error(error: TrialError) -> CliError {
-    let message = error.to_string();
-    match error {
-        TrialError::Address(_) => CliError::usage(
-            message,
-            "an address looks like /ip4/203.0.113.7/tcp/4001/p2p/12D3KooW…",
-        ),
-        TrialError::Unreachable { .. } | TrialError::Silent => CliError::undone(
-            "unreachable",
-            message,
-            "check the address with its operator, and this computer's connection",
-        ),
-        TrialError::NotAMailbox => CliError::undone(
-            "not_a_mailbox",
-            message,
-            "check the address with its operator, and that both programs are up to date",
-        ),
-        TrialError::Ours(_) => CliError::undone(
-            "internal",
-            message,
-            "try again; if it comes back, please report it",
-        ),
+/// Words why a community node could not be visited.
+pub(super) fn visit_error(error: VisitError) -> CliError {
+    let is_address = matches!(error, VisitError::Address(_));
+    let told = ApiError::from(error);
+    match is_address {
+        true => CliError::usage(told.message, told.hint),
+        false => told.into(),
     }
 }

@@ -34,6 +34,18 @@ pub struct NodeBody {
     pub address: String,
 }
 
+/// Says where to look for community nodes. With neither, those that the caller uses are asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FindBody {
+    /// Multiaddr of a community node to ask, ending in its peer id. At most 256 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// A list as text. At most 192 KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub list: Option<String>,
+}
+
 /// Makes an invite.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

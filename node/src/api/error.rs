@@ -80,6 +80,16 @@ codes! {
     CommunityMissing = 422,
     /// An address is not a multiaddr that this node can use.
     AddressInvalid = 422,
+    /// The community node cannot be reached, or does not answer.
+    Unreachable = 502,
+    /// What answers is no community node that this version understands.
+    NotAMailbox = 502,
+    /// There is no list of community nodes.
+    NothingPublished = 404,
+    /// A list of community nodes is not one, or not to be believed.
+    ListInvalid = 422,
+    /// A list of community nodes holds no more, or not yet.
+    ListExpired = 410,
     /// The message is empty.
     TextEmpty = 422,
     /// The message is larger than allowed.

@@ -21,6 +21,8 @@ pub struct CommunityReport {
     pub held: HeldNow,
     /// Its connections, and what it carries for others.
     pub network: NetworkNow,
+    /// How it finds other community nodes and is found, and what it publishes.
+    pub discovery: DiscoveryNow,
     /// What it did since it was started.
     pub done: DoneSince,
     /// The disk.
@@ -75,6 +77,64 @@ impl From<crate::network::Counts> for NetworkNow {
             circuits_refused: counts.circuits_refused,
         }
     }
+}
+
+/// How a community node finds others and is found, and whom it names to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DiscoveryNow {
+    /// Whether the operator switched it on.
+    pub on: bool,
+    /// Community nodes in its routing table.
+    pub peers: u64,
+    /// How many of them have described themselves.
+    pub described: u64,
+    /// Lookups that were made since it was started.
+    pub queries: u64,
+    /// Nodes that were called since it was started.
+    pub calls: u64,
+    /// Records that others wanted to leave since it was started; none was taken.
+    pub records_refused: u64,
+    /// Nodes that its list recommends.
+    pub recommended: u64,
+    /// Nodes that its list names as found.
+    pub listed_found: u64,
+}
+
+impl DiscoveryNow {
+    fn sentences(&self) -> Vec<String> {
+        let discovery = match self.on {
+            false => "  Discovery is off: this node looks for no other community node, and answers nobody who looks \
+                      for some."
+                .to_owned(),
+            true => format!(
+                "  Discovery is on: anybody can learn that this is a community node, where it is reached and who runs \
+                 it, and which {} community nodes it knows of, {} of which have described themselves. Of those who use \
+                 it, and of topics, that tells nothing. It made {} lookups and called {} nodes; it refused {} records \
+                 that others wanted to leave here.",
+                self.peers, self.described, self.queries, self.calls, self.records_refused
+            ),
+        };
+        let list = match (self.recommended, self.listed_found) {
+            (0, 0) => "  It names no other community node to members.".to_owned(),
+            (recommended, found) => format!(
+                "  Its signed list recommends {recommended} community nodes to members, and names {found} that were found."
+            ),
+        };
+        vec![discovery, list]
+    }
+}
+
+/// The signed list that a community node publishes, as text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PublishedList {
+    /// The list: to be put on a page or into a file as it is.
+    pub text: String,
+    /// It holds until then.
+    pub until: Moment,
+    /// Nodes that it recommends.
+    pub recommended: u64,
+    /// Nodes that it names as found.
+    pub found: u64,
 }
 
 /// What a community node did since it was started.
@@ -164,6 +224,8 @@ impl CommunityReport {
         if let Some(sight) = &self.sight {
             said.extend(sight.sentences());
         }
+        said.push("What it shows to everybody".to_owned());
+        said.extend(self.discovery.sentences());
         said.extend([
             "What it cannot see".to_owned(),
             "  Names, pseudonyms, rosters, texts, which group a topic belongs to, who wrote an envelope, \
@@ -172,7 +234,7 @@ impl CommunityReport {
             "What it keeps".to_owned(),
             "  On disk: the envelopes until they expire, the topics until their pins lapse, and its own key. \
              IP addresses, and which connection uses which topics, are in memory only, while the connection lasts; \
-             how much a peer used of its quota, until it would be granted anew."
+             other community nodes that it found, while they are there; how much a peer used of its quota, until it would be granted anew."
                 .to_owned(),
         ]);
         said
@@ -243,6 +305,16 @@ mod tests {
                 reservations_refused: 0,
                 circuits_refused: 0,
             },
+            discovery: DiscoveryNow {
+                on: true,
+                peers: 4,
+                described: 3,
+                queries: 9,
+                calls: 5,
+                records_refused: 1,
+                recommended: 2,
+                listed_found: 3,
+            },
             done: DoneSince {
                 stored: 7,
                 confirmed: 7,
@@ -281,13 +353,20 @@ mod tests {
             "What it cannot see",
             "What it keeps",
             "It takes new envelopes.",
+            "which 4 community nodes it knows of, 3 of which have described themselves",
+            "recommends 2 community nodes to members, and names 3 that were found",
         ] {
             assert!(said.contains(part), "{part}\n{said}");
         }
         let full = CommunityReport {
+            discovery: DiscoveryNow {
+                on: false,
+                ..report.discovery
+            },
             full: Some("the disk is small".into()),
             ..report
         };
         assert!(full.sentences()[0].contains("It takes nothing new: the disk is small."));
+        assert!(full.sentences().join("\n").contains("Discovery is off"));
     }
 }

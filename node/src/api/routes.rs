@@ -25,9 +25,14 @@ use super::limits::{
 use super::server::{Site, until_stopping};
 use super::{
     ApiError, CommunityNodes, CommunityReport, Done, Entries, EntriesQuery, Entry, ErrorBody,
-    ErrorCode, GroupBody, GroupCreated, GroupDetail, GroupLog, Groups, InviteBody, InviteCreated,
-    Invites, Join, JoinBody, JoinQuery, JoinState, Joins, Members, NodeBody, NodeStatus, Notice,
-    OpenLink, PassphraseBody, PostBody, RemoveBody, Repair, Request, Status, VaultCreated, guard,
+    ErrorCode, FindBody, GroupBody, GroupCreated, GroupDetail, GroupLog, Groups, InviteBody,
+    InviteCreated, Invites, Join, JoinBody, JoinQuery, JoinState, Joins, Members, NodeBody,
+    NodeStatus, Notice, OpenLink, PassphraseBody, PostBody, PublishedList, RemoveBody, Repair,
+    Request, Status, VaultCreated, guard,
+};
+use crate::{
+    finding::{self, Findings, LIST_TEXT_MAX},
+    trial::{self, Trial},
 };
 
 /// How often a silent event stream says that it is still there.
@@ -39,6 +44,9 @@ pub(crate) fn table() -> Vec<(&'static str, MethodRouter<Site>)> {
         ("/v1/status", get(status)),
         ("/v1/stop", post(stop)),
         ("/v1/community/report", get(community_report)),
+        ("/v1/community/published", get(community_published)),
+        ("/v1/community/find", post(community_find)),
+        ("/v1/community/try", post(community_try)),
         ("/v1/open", post(open)),
         ("/v1/vault", post(vault_create)),
         ("/v1/vault/unlock", post(vault_unlock)),
@@ -108,7 +116,8 @@ pub(crate) fn router(site: &Site) -> Router<Site> {
     ),
     paths(
         status, stop, community_report, open, vault_create, vault_unlock, vault_lock, group_list,
-        group_new, community_list, community_add, community_remove, group_community_list,
+        group_new, community_published, community_find, community_try, community_list,
+        community_add, community_remove, group_community_list,
         group_community_add, group_community_remove, group_show, group_leave, group_log,
         group_repair, entries, entry_new, member_list,
         member_remove, member_promote, member_demote, invite_list, invite_new, invite_revoke,
@@ -150,6 +159,76 @@ async fn status(State(site): State<Site>) -> Answered<Status> {
 async fn community_report(State(site): State<Site>) -> Answered<CommunityReport> {
     let request = Request::CommunityReport { sight: true };
     site.ask(request).await.map(Json)
+}
+
+/// Gives the signed list of other community nodes that a community node publishes, as text.
+#[utoipa::path(get, path = "/v1/community/published", responses(
+    (status = 200, body = PublishedList), (status = "default", body = ErrorBody)))]
+async fn community_published(State(site): State<Site>) -> Answered<PublishedList> {
+    site.ask(Request::PublishedList).await.map(Json)
+}
+
+/// Looks for community nodes in signed lists: in one that is given as text, in that of one community
+/// node, or in those of the community nodes that the caller uses. Connects to none that is listed, and
+/// adds none.
+#[utoipa::path(post, path = "/v1/community/find", request_body = FindBody, responses(
+    (status = 200, body = Findings), (status = "default", body = ErrorBody)))]
+async fn community_find(
+    State(site): State<Site>,
+    Body(body): Body<FindBody>,
+) -> Answered<Findings> {
+    find(&site, body).await.map(Json)
+}
+
+/// Connects to a community node as a stranger, and tells what it promises and how fast it is.
+#[utoipa::path(post, path = "/v1/community/try", request_body = NodeBody, responses(
+    (status = 200, body = Trial), (status = "default", body = ErrorBody)))]
+async fn community_try(Body(body): Body<NodeBody>) -> Answered<Trial> {
+    let address = limits::checked_node(body.address)?;
+    Ok(Json(trial::run(&address).await?))
+}
+
+/// Looks for community nodes where the caller says.
+pub(crate) async fn find(site: &Site, body: FindBody) -> Result<Findings, ApiError> {
+    match body {
+        FindBody {
+            list: Some(list),
+            address: None,
+        } => {
+            limits::check_length("the list", &list, LIST_TEXT_MAX)?;
+            Ok(finding::read(&list)?.into())
+        }
+        FindBody {
+            address: Some(address),
+            list: None,
+        } => Ok(finding::ask(&limits::checked_node(address)?).await?.into()),
+        FindBody {
+            address: None,
+            list: None,
+        } => {
+            // Refused while the vault is closed, when it shows nothing of what is in it.
+            let _: CommunityNodes = site.ask(Request::CommunityList).await?;
+            let node: NodeStatus = site.ask(Request::Status).await?;
+            let addresses: Vec<String> = node
+                .community
+                .into_iter()
+                .map(|link| link.address)
+                .collect();
+            if addresses.is_empty() {
+                return Err(ApiError::new(
+                    ErrorCode::CommunityMissing,
+                    "your node uses no community node that could be asked",
+                    "name one to ask, or read a list that somebody gave you",
+                ));
+            }
+            Ok(finding::ask_all(&addresses).await)
+        }
+        FindBody { .. } => Err(ApiError::new(
+            ErrorCode::BadRequest,
+            "an address and a list were given",
+            "give one of the two",
+        )),
+    }
 }
 
 /// Stops the node.

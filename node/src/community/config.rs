@@ -15,7 +15,13 @@ use std::{
 use kith_protocol::{
     envelope::MAX_SIZE,
     id::TopicId,
-    mailbox::{Access, Policy, Quotas, Room, limit::MIN_RETENTION},
+    mailbox::{
+        Access, Policy, Quotas, Recommended, Room,
+        limit::{
+            MAX_LIST_LIFE, MAX_NODE_ADDRESS, MAX_NODE_ADDRESSES, MAX_PEERS, MAX_RECOMMENDED,
+            MIN_RETENTION,
+        },
+    },
     time::Span,
 };
 use serde_json::Value;
@@ -24,7 +30,7 @@ use super::{
     keys::{EXAMPLE_HEAD, KEYS, Key},
     text,
 };
-use crate::network::Peer;
+use crate::network::{DiscoveryConfig, Peer};
 
 /// The largest file that is read as a configuration, in bytes.
 const FILE_MAX: u64 = 1024 * 1024;
@@ -218,6 +224,18 @@ pub struct Config {
     pub store_min_free: u64,
     /// Where metrics and health are served.
     pub metrics_listen: Option<SocketAddr>,
+    /// Whether it finds other community nodes and is found.
+    pub discovery: bool,
+    /// Full multiaddrs that discovery begins with, beside the peers.
+    pub discovery_seeds: Vec<String>,
+    /// Whether discovery takes addresses in private networks.
+    pub discovery_private: bool,
+    /// Community nodes that the operator stands up for.
+    pub recommend: Vec<Recommended>,
+    /// Whether the list also names nodes that discovery found.
+    pub list_found: bool,
+    /// For how long a published list holds.
+    pub list_life: Span,
     /// Peers that are not served.
     pub block_peers: Vec<Peer>,
     /// The only peers that are served, unless empty.
@@ -268,6 +286,16 @@ impl Config {
             block_topics: self.block_topics.clone(),
             allow_topics: self.allow_topics.clone(),
         }
+    }
+
+    /// What discovery is told; none unless the operator switched it on.
+    pub fn discovery(&self) -> Option<DiscoveryConfig> {
+        self.discovery.then(|| DiscoveryConfig {
+            private: self.discovery_private,
+            seeds: self.discovery_seeds.clone(),
+            block: self.block_peers.clone(),
+            allow: self.allow_peers.clone(),
+        })
     }
 
     /// Every key as it is in force: its name, its values as text, and where they were written.
@@ -329,6 +357,12 @@ impl Reader<'_> {
                 "" => Ok(None),
                 text => text::loopback(text).map(Some),
             })?,
+            discovery: self.one("discovery", text::switch)?,
+            discovery_seeds: self.all("discovery_seeds", text::peer_address)?,
+            discovery_private: self.one("discovery_private", text::switch)?,
+            recommend: self.recommended()?,
+            list_found: self.one("list_found", text::switch)?,
+            list_life: self.one("list_life", list_life)?,
             block_peers: self.all("block_peers", text::peer)?,
             allow_peers: self.all("allow_peers", text::peer)?,
             block_topics: self.all("block_topics", text::topic)?.into_iter().collect(),
@@ -368,6 +402,43 @@ impl Reader<'_> {
         })
     }
 
+    /// Those that are recommended, several entries of one node as one.
+    fn recommended(&self) -> Result<Vec<Recommended>, ConfigError> {
+        let wrong = |cause: String| wrong_value("recommend", &self.written("recommend").1, cause);
+        let mut all = Vec::<Recommended>::new();
+        for (peer, address, why) in self.all("recommend", text::recommended)? {
+            if address.len() > MAX_NODE_ADDRESS {
+                return Err(wrong(format!(
+                    "\"{address}\" is longer than {MAX_NODE_ADDRESS} bytes; write a shorter one"
+                )));
+            }
+            match all.iter_mut().find(|one| one.peer == peer.as_bytes()) {
+                None => all.push(Recommended {
+                    peer: peer.as_bytes().to_vec().into(),
+                    addresses: vec![address],
+                    why,
+                }),
+                Some(one) if one.addresses.len() >= MAX_NODE_ADDRESSES => {
+                    return Err(wrong(format!(
+                        "it names more than {MAX_NODE_ADDRESSES} addresses of {peer}; take some away"
+                    )));
+                }
+                Some(one) => {
+                    one.addresses.push(address);
+                    if one.why.is_empty() {
+                        one.why = why;
+                    }
+                }
+            }
+        }
+        match all.len() {
+            0..=MAX_RECOMMENDED => Ok(all),
+            _ => Err(wrong(format!(
+                "it names more than {MAX_RECOMMENDED} nodes; take some away"
+            ))),
+        }
+    }
+
     /// What no key alone can get wrong.
     fn check(&self, config: &Config) -> Result<(), ConfigError> {
         let wrong = |name: &'static str, cause: &str| {
@@ -399,6 +470,18 @@ impl Reader<'_> {
             return wrong(
                 "block_peers",
                 "one of them stands in allow_peers too; take it out of one list",
+            );
+        }
+        if config.discovery_seeds.len() > MAX_PEERS {
+            return wrong(
+                "discovery_seeds",
+                "it names more than 16 nodes; a few are enough, discovery finds the others",
+            );
+        }
+        if config.list_found && !config.discovery {
+            return wrong(
+                "list_found",
+                "without discovery nothing is found; write discovery = \"on\" too",
             );
         }
         if !config.block_topics.is_disjoint(&config.allow_topics) {
@@ -459,6 +542,16 @@ fn retention(text: &str) -> Result<Span, String> {
     }
 }
 
+fn list_life(text: &str) -> Result<Span, String> {
+    match text::span(text)? {
+        span if span < Span::DAY || span > MAX_LIST_LIFE => Err(format!(
+            "\"{text}\" is not between 1d and {}; write a time such as 30d",
+            text::show_span(MAX_LIST_LIFE)
+        )),
+        span => Ok(span),
+    }
+}
+
 fn positive(text: &str) -> Result<u64, String> {
     match text::count(text)? {
         0 => Err("0 would let nothing through; write at least 1".into()),
@@ -514,6 +607,8 @@ fn texts(key: &Key, value: Value) -> Result<Vec<String>, String> {
     let scalar = |value| match value {
         Value::String(text) => Ok(text),
         Value::Number(number) if number.is_u64() => Ok(number.to_string()),
+        Value::Bool(true) => Ok("on".to_owned()),
+        Value::Bool(false) => Ok("off".to_owned()),
         _ => Err("it takes text in quotes, or a whole number".to_owned()),
     };
     match value {
@@ -528,7 +623,11 @@ fn texts(key: &Key, value: Value) -> Result<Vec<String>, String> {
 /// The texts of a variable or an option.
 fn split(key: &Key, value: &str) -> Vec<String> {
     if key.list {
-        let parts = value.split([',', ' ', '\n', '\t']);
+        let between: &[char] = match key.spaced {
+            true => &[';', '\n'],
+            false => &[',', ' ', '\n', '\t'],
+        };
+        let parts = value.split(between).map(str::trim);
         parts
             .filter(|part| !part.is_empty())
             .map(str::to_owned)

@@ -7,6 +7,9 @@ pub struct Key {
     pub name: &'static str,
     /// Whether it takes a list.
     pub list: bool,
+    /// Whether the values of the list hold spaces: then semicolons stand between them where others have
+    /// commas or spaces.
+    pub spaced: bool,
     /// What holds without it, as it would be written; a list's values one by one.
     pub default: &'static [&'static str],
     /// What it means, in one or two sentences.
@@ -17,6 +20,7 @@ const fn one(name: &'static str, default: &'static [&'static str], about: &'stat
     Key {
         name,
         list: false,
+        spaced: false,
         default,
         about,
     }
@@ -26,8 +30,16 @@ const fn list(name: &'static str, default: &'static [&'static str], about: &'sta
     Key {
         name,
         list: true,
+        spaced: false,
         default,
         about,
+    }
+}
+
+const fn lines(name: &'static str, about: &'static str) -> Key {
+    Key {
+        spaced: true,
+        ..list(name, &[], about)
     }
 }
 
@@ -158,6 +170,40 @@ pub const KEYS: &[Key] = &[
         &[""],
         "Where numbers and health are served to programs on this computer, such as 127.0.0.1:9464: \
          /metrics, /healthz and /readyz. Empty for nowhere.",
+    ),
+    one(
+        "discovery",
+        &["off"],
+        "Whether the node finds other community nodes and is found by them: on or off. If on, anybody can list all \
+         nodes that have it on, this one with its addresses. Personal nodes are never part of it.",
+    ),
+    list(
+        "discovery_seeds",
+        &[],
+        "Full addresses of community nodes, at most 16, that discovery begins with, beside the peers. Nothing but \
+         who else is there is asked of them.",
+    ),
+    one(
+        "discovery_private",
+        &["off"],
+        "Whether discovery takes addresses in private networks and of this computer: on or off. For networks of \
+         their own only: on the open network others could have the node knock at doors behind your firewall.",
+    ),
+    lines(
+        "recommend",
+        "Community nodes that you recommend, at most 32, each as its full address, a space, and why in one line: \
+         \"/dns4/lamp.example.org/tcp/4001/p2p/12D3KooW… Run by the recovery centre in Leeds\". The node shows them to \
+         whoever asks, signed with its key: you stand up for them. A second entry of one node adds an address.",
+    ),
+    one(
+        "list_found",
+        &["off"],
+        "Whether the list also names nodes that discovery found, apart from those that you recommend: on or off.",
+    ),
+    one(
+        "list_life",
+        &["30d"],
+        "For how long a published list holds, from 1d to 90d.",
     ),
     list(
         "block_peers",

@@ -150,6 +150,7 @@ fn text(report: &CommunityReport, timings: &Timings) -> String {
     let CommunityReport {
         held,
         network,
+        discovery,
         done,
         disk,
         ..
@@ -172,6 +173,21 @@ fn text(report: &CommunityReport, timings: &Timings) -> String {
             "circuits",
             "Circuits carried between others",
             network.circuits,
+        ),
+        (
+            "discovery_on",
+            "1 if it finds other community nodes and is found",
+            u64::from(discovery.on),
+        ),
+        (
+            "discovery_peers",
+            "Community nodes in the routing table",
+            discovery.peers,
+        ),
+        (
+            "discovery_described",
+            "How many of them have described themselves",
+            discovery.described,
         ),
         ("store_bytes", "Size of the store on disk", disk.store_bytes),
         (
@@ -236,6 +252,21 @@ fn text(report: &CommunityReport, timings: &Timings) -> String {
             "circuits_refused",
             "Circuits that were refused",
             network.circuits_refused,
+        ),
+        (
+            "discovery_queries",
+            "Lookups that discovery made",
+            discovery.queries,
+        ),
+        (
+            "discovery_calls",
+            "Nodes that discovery called",
+            discovery.calls,
+        ),
+        (
+            "discovery_records_refused",
+            "Records that others wanted to leave and that were refused",
+            discovery.records_refused,
         ),
         (
             "received_bytes",

@@ -50,6 +50,14 @@ pub(super) fn show_span(span: Span) -> String {
     format!("{}s", ms / Span::SECOND.as_ms())
 }
 
+/// Writes a time in whole days or hours, for people.
+pub(crate) fn spans(ms: u64) -> String {
+    match (ms / Span::DAY.as_ms(), ms / Span::HOUR.as_ms()) {
+        (0 | 1, hours) => format!("{hours} hours"),
+        (days, _) => format!("{days} days"),
+    }
+}
+
 /// A number of bytes, with or without a unit: `8GiB`, `64MiB`, `512KiB`, `1048576`.
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text);
@@ -169,6 +177,30 @@ pub(super) fn external(text: &str) -> Result<String, String> {
         .map_err(|error| {
             format!("{error}; write it like \"/dns4/kith.example.org/tcp/4001\", without a peer id")
         })
+}
+
+/// On or off.
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" | "true" => Ok(true),
+        "off" | "false" => Ok(false),
+        _ => Err(format!(
+            "\"{text}\" is neither on nor off; write one of the two"
+        )),
+    }
+}
+
+/// A community node that is recommended: its peer id, its address without it, and why.
+pub(super) fn recommended(text: &str) -> Result<(Peer, String, String), String> {
+    let (full, why) = text
+        .trim()
+        .split_once(char::is_whitespace)
+        .unwrap_or((text.trim(), ""));
+    let full = peer_address(full)?;
+    let (address, peer) = full
+        .rsplit_once("/p2p/")
+        .ok_or_else(|| format!("\"{full}\" does not end in /p2p/PEER"))?;
+    Ok((self::peer(peer)?, address.to_owned(), line(why)?))
 }
 
 /// A peer id.

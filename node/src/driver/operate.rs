@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, future, time::Duration};
 
 use kith_protocol::{
     mailbox::{
-        self,
+        self, List,
         sight::{CLOSES, REFUSALS},
     },
     time::Time,
@@ -13,8 +13,11 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{Driver, now};
 use crate::{
-    api::{CommunityReport, DiskNow, DoneSince, HeldNow, Sight},
-    community::{DiskState, Timings},
+    api::{
+        ApiError, CommunityReport, DiscoveryNow, DiskNow, DoneSince, ErrorCode, HeldNow,
+        PublishedList, Sight,
+    },
+    community::{DiskState, Listing, Timings},
     records::RecordsError,
 };
 
@@ -33,6 +36,16 @@ pub(crate) struct Operating {
     pub since: Time,
     /// When its store was opened.
     pub begun: Instant,
+    /// What it publishes.
+    pub listing: Listing,
+}
+
+/// What an operator's node is to look at.
+pub(super) enum OperatorNews {
+    /// The disk was looked at.
+    Disk,
+    /// There is something new to publish.
+    Listing,
 }
 
 /// What the loop counts.
@@ -42,14 +55,20 @@ pub(super) struct Traffic {
     pub(super) sent: u64,
 }
 
-/// Waits for the disk to be looked at; for ever where nobody looks at it.
-pub(super) async fn disk_seen(operating: &mut Option<Operating>) {
-    if let Some(operating) = operating
-        && operating.disk.changed().await.is_ok()
-    {
-        return;
+/// Waits for something that an operator's node is to look at; for ever at a personal node.
+pub(super) async fn operator_news(operating: &mut Option<Operating>) -> OperatorNews {
+    let Some(operating) = operating else {
+        return future::pending().await;
+    };
+    let disk = async {
+        if operating.disk.changed().await.is_err() {
+            future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = disk => OperatorNews::Disk,
+        () = operating.listing.changed() => OperatorNews::Listing,
     }
-    future::pending().await
 }
 
 impl Driver {
@@ -60,6 +79,56 @@ impl Driver {
         };
         let open = !operating.disk.borrow_and_update().full;
         self.step_mailbox(mailbox::Input::Room { open })
+    }
+
+    /// Signs anew what the node publishes, and has it shown to whoever asks.
+    pub(super) fn publish(&mut self) -> Result<(), RecordsError> {
+        let Some(operating) = &self.operating else {
+            return Ok(());
+        };
+        let (listing, now) = (&operating.listing, now());
+        let description = listing.description(&self.listening, now);
+        let list = listing.signed_list(now);
+        self.step_mailbox(mailbox::Input::Publish { description, list })
+    }
+
+    /// The list that the node publishes, to be put elsewhere too; none at a personal node.
+    pub(super) fn published_list(&self) -> Result<PublishedList, ApiError> {
+        let operating = self
+            .operating
+            .as_ref()
+            .ok_or_else(ApiError::not_community)?;
+        let now = now();
+        let list = operating.listing.list(now).ok_or_else(|| {
+            ApiError::new(
+                ErrorCode::NothingPublished,
+                "this community node publishes no list of nodes",
+                "name the nodes that you recommend in its configuration (recommend), and start it again",
+            )
+        })?;
+        Ok(PublishedList {
+            text: List::to_text(&operating.listing.signed_list(now)),
+            until: list.until.into(),
+            recommended: list.recommended.len() as u64,
+            found: list.found.len() as u64,
+        })
+    }
+
+    fn discovery_now(&self, operating: &Operating) -> DiscoveryNow {
+        let counts = self.network.counts();
+        let list = operating.listing.list(now());
+        DiscoveryNow {
+            on: operating.listing.discovers(),
+            peers: counts.discovery_peers,
+            described: operating.listing.described() as u64,
+            queries: counts.discovery_queries,
+            calls: counts.discovery_calls,
+            records_refused: counts.discovery_refused,
+            recommended: list
+                .as_ref()
+                .map_or(0, |list| list.recommended.len() as u64),
+            listed_found: list.as_ref().map_or(0, |list| list.found.len() as u64),
+        }
     }
 
     /// Tells whether to open the store anew now, which interrupts all links for some seconds: when it
@@ -120,6 +189,7 @@ impl Driver {
                 links: held.links,
             },
             network: self.network.counts().into(),
+            discovery: self.discovery_now(operating),
             done: DoneSince {
                 stored: counts.stored,
                 confirmed: counts.confirmed,

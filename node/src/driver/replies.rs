@@ -44,7 +44,7 @@ pub(super) enum Then {
 pub(super) fn ask(driver: &Driver, profile: &Profile, request: Request) -> Result<Asked, ApiError> {
     let reply = |reply: Reply| Ok(Asked::Reply(Box::new(reply)));
     match request {
-        Request::CommunityReport { .. } => Err(ApiError::not_community()),
+        Request::CommunityReport { .. } | Request::PublishedList => Err(ApiError::not_community()),
         Request::Status
         | Request::Stop
         | Request::Lock

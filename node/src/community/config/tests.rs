@@ -90,6 +90,75 @@ fn peers_are_known_and_lists_reach_the_mailbox() {
 }
 
 #[test]
+fn nodes_are_recommended_with_a_reason_and_several_addresses_of_one_are_one_node() {
+    let (lamp, ip) = (
+        "/dns4/lamp.example.org/tcp/4001",
+        "/ip4/203.0.113.7/tcp/4001",
+    );
+    let toml = format!(
+        "recommend = [\"{lamp}/p2p/{PEER} Run by the centre, and well\", \"{ip}/p2p/{PEER}\"]"
+    );
+    let config = of_file(&toml).unwrap();
+    let [node] = &config.recommend[..] else {
+        panic!("{:?}", config.recommend);
+    };
+    assert_eq!(node.why, "Run by the centre, and well");
+    assert_eq!(node.addresses, [lamp, ip]);
+    assert_eq!(node.peer, PEER.parse::<Peer>().unwrap().as_bytes());
+    assert_eq!(
+        of_file(&config.to_toml()).unwrap().recommend,
+        config.recommend
+    );
+    // Elsewhere a semicolon stands between them, since reasons have commas and spaces.
+    let value = format!("{lamp}/p2p/{PEER} Run by the centre, and well; {ip}/p2p/{PEER};");
+    let written = environment(&[("KITH_COMMUNITY_RECOMMEND", &value)]).unwrap();
+    assert_eq!(Config::of([written]).unwrap().recommend, config.recommend);
+    for (value, part) in [
+        ("Leeds", "bad address"),
+        ("/dns4/lamp.example.org/tcp/4001 Leeds", "/p2p/PEER"),
+        (&*format!("{lamp}/p2p/{PEER} two\\nlines"), "one line"),
+        (
+            &*format!("/dns4/{}/tcp/1/p2p/{PEER} Leeds", "x".repeat(200)),
+            "180 bytes",
+        ),
+    ] {
+        let error = of_file(&format!("recommend = [\"{value}\"]")).unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains("recommend in ") && error.contains(part),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn nobody_is_found_and_nobody_is_called_unless_the_operator_says_so() {
+    let config = Config::of([]).unwrap();
+    assert!(config.discovery().is_none() && !config.list_found);
+    for toml in ["discovery = true", "discovery = \"on\""] {
+        let discovery = of_file(toml).unwrap().discovery().unwrap();
+        assert!(!discovery.private && discovery.seeds.is_empty());
+    }
+    let blocked = of_file(&format!("discovery = true\nblock_peers = [\"{PEER}\"]")).unwrap();
+    assert_eq!(
+        blocked.discovery().unwrap().block,
+        [PEER.parse::<Peer>().unwrap()]
+    );
+    for (toml, part) in [
+        ("discovery = \"perhaps\"", "neither on nor off"),
+        ("list_found = true", "discovery"),
+        ("list_life = \"91d\"", "between 1d and 90d"),
+        (
+            "discovery_seeds = [\"/ip4/203.0.113.7/tcp/4001\"]",
+            "/p2p/PEER",
+        ),
+    ] {
+        let error = of_file(toml).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
 fn what_is_in_force_can_be_read_again() {
     let config = of_file(&format!(
         "operator = \"The \\\"Lamp\\\"\"\npeers = [\"/ip4/203.0.113.7/tcp/4001/p2p/{PEER}\"]\nmax_bytes = \"1GiB\""
