@@ -32,8 +32,8 @@ pub(crate) enum Command {
     Init(InitArgs),
     /// Run your own node in the foreground and open its page
     Up(UpArgs),
-    /// Run a community node in the foreground: it carries sealed messages for groups. Or choose
-    /// and try the community nodes that your own node uses
+    /// Run a community node in the foreground: it carries sealed messages for groups. Or find, try
+    /// and choose the community nodes that your own node uses
     #[command(args_conflicts_with_subcommands = true)]
     Community(CommunityArgs),
     /// Show what the running node does

@@ -231,7 +231,12 @@ async fn visit(peer: &Peer, address: &str, private: bool) -> Said {
     });
     let signed = asked.await;
     visit.leave().await;
-    let introduced = Introduced::read(signed?, now())?;
+    accepted(signed?, peer, private, now())
+}
+
+/// Checks what a node said of itself: it is of that node, and what it says can be handed on.
+fn accepted(signed: Vec<u8>, peer: &Peer, private: bool, now: Time) -> Said {
+    let introduced = Introduced::read(signed, now)?;
     let description = introduced.description();
     if description.peer != peer.as_bytes() {
         return Err(Unknown::OfAnother);
@@ -241,4 +246,90 @@ async fn visit(peer: &Peer, address: &str, private: bool) -> Said {
         return Err(Unknown::BadAddress);
     }
     Ok(introduced)
+}
+
+#[cfg(test)]
+mod tests {
+    use kith_protocol::{
+        mailbox::{
+            Description,
+            description::{digest_of_terms, peer_of},
+        },
+        time::Span,
+    };
+
+    use super::*;
+    use crate::network::NodeKey;
+
+    const NOW: Time = Time::from_ms(1_781_526_896_789);
+
+    fn said(address: &str) -> Vec<u8> {
+        let description = Description {
+            peer: peer_of(&[1; 32]),
+            addresses: vec![address.into()],
+            operator: String::new(),
+            contact: String::new(),
+            policy: digest_of_terms(b"terms"),
+            made: NOW,
+            until: NOW.after(Span::DAY),
+        };
+        description.sign(&[1; 32])
+    }
+
+    #[test]
+    fn only_what_a_node_says_of_itself_and_can_be_handed_on_is_kept() {
+        let peer = NodeKey::from_secret([1; 32]).peer();
+        let other = NodeKey::from_secret([2; 32]).peer();
+        let (public, home) = ("/ip4/192.0.2.1/tcp/4001", "/ip4/192.168.1.1/tcp/80");
+        assert!(accepted(said(public), &peer, false, NOW).is_ok());
+        assert!(matches!(
+            accepted(said(public), &other, false, NOW),
+            Err(Unknown::OfAnother)
+        ));
+        assert!(accepted(said(home), &peer, true, NOW).is_ok());
+        for address in [home, "/unix/etc", "/ip6/::1/tcp/1"] {
+            let refused = accepted(said(address), &peer, false, NOW);
+            assert!(matches!(refused, Err(Unknown::BadAddress)), "{address}");
+        }
+        for bytes in [Vec::new(), vec![0; 5000], said(public)[1..].to_vec()] {
+            let refused = accepted(bytes, &peer, false, NOW);
+            assert!(matches!(refused, Err(Unknown::Description(_))));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_nobody_answers_for_is_not_told_and_what_is_gone_is_forgotten() {
+        let peer = NodeKey::from_secret([1; 32]).peer();
+        let (tell, found) = watch::channel(vec![Neighbour {
+            // Nobody may be called there, so nobody is.
+            addresses: vec![format!("/ip4/127.0.0.1/tcp/9/p2p/{peer}")],
+            peer: peer.clone(),
+        }]);
+        let (told, described) = watch::channel(Vec::new());
+        let mut work = Work {
+            found,
+            private: false,
+            known: BTreeMap::new(),
+            asking: JoinSet::new(),
+            tell: told,
+        };
+        work.follow();
+        work.ask();
+        let (of, answer) = work.asking.join_next().await.unwrap().unwrap();
+        assert!(matches!(
+            answer,
+            Err(Unknown::Visit(VisitError::Unreachable { .. }))
+        ));
+        work.take(&of, answer);
+        work.publish();
+        assert!(described.borrow().is_empty());
+        assert!(work.known[&peer].due.unwrap() > Instant::now(), "it waits");
+        let introduced = Introduced::read(said("/ip4/192.0.2.1/tcp/4001"), NOW).unwrap();
+        work.take(&peer, Ok(introduced));
+        assert!(work.known[&peer].said.is_some());
+        tell.send_replace(Vec::new());
+        work.follow();
+        work.publish();
+        assert!(work.known.is_empty() && described.borrow().is_empty());
+    }
 }

@@ -223,8 +223,10 @@ impl Discovery {
             .iter()
             .any(|name| name.as_ref() == DISCOVERY_PROTOCOL);
         if !speaks || self.is_refused(peer) {
-            self.kad.remove_peer(&peer);
-            return self.settle();
+            if self.kad.remove_peer(&peer).is_some() {
+                self.settle();
+            }
+            return;
         }
         let Some(from) = address::ip_of(remote).filter(|_| address::is_machine(remote)) else {
             return;

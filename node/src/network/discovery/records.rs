@@ -1,6 +1,8 @@
 //! The store of a directory that keeps nothing: whatever others want to leave here is refused, and counted.
 //!
-//! The library sends no answer to what its store refuses, and ends the stream on which it came.
+//! The library sends no answer to what its store refuses, and ends the stream on which it came. The one
+//! exception is a record that names this very node as its publisher: the library sends it back without asking
+//! the store, and forgets it.
 
 use std::{
     borrow::Cow,
