@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 
-use kith_node::api::{ApiError, FindBody};
+use kith_node::api::{ApiError, FindBody, Moment};
 use kith_node::finding::{self, FindError, Findings, LIST_TEXT_MAX, NodeList};
 use kith_node::network;
 use serde::Serialize;
@@ -14,6 +14,9 @@ use crate::args::Cli;
 use crate::client::Client;
 use crate::error::CliError;
 use crate::output::{Output, printable};
+
+/// How a day is shown.
+pub(super) const DAY: &str = "%-d %B %Y";
 
 /// One node that a list names.
 #[derive(Debug, Serialize)]
@@ -32,7 +35,7 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     contact: Option<&'a str>,
     by: By<'a>,
-    until: String,
+    until: Moment,
 }
 
 /// Whose list it is.
@@ -115,7 +118,7 @@ fn tell(list: &NodeList, output: &mut Output) -> Result<(), CliError> {
             operator: None,
             contact: None,
             by: by(),
-            until: list.until.to_string(),
+            until: list.until,
         };
         output.print(&line, text)?;
     }
@@ -128,7 +131,7 @@ fn tell(list: &NodeList, output: &mut Output) -> Result<(), CliError> {
             operator: Some(&node.operator),
             contact: Some(&node.contact),
             by: by(),
-            until: node.until.min(list.until).to_string(),
+            until: node.until.min(list.until),
         };
         output.print(&line, text)?;
     }
@@ -142,12 +145,10 @@ fn text(line: &Line<'_>) -> String {
     };
     let mut lines: Vec<String> = line.addresses.to_vec();
     let whose = format!("{} ({})", named(line.by.operator), line.by.peer);
+    let until = line.until.in_local_time(DAY);
     lines.push(match line.recommended {
-        true => format!("  recommended by {whose} until {}", line.until),
-        false => format!(
-            "  found by the node of {whose}, not recommended; until {}",
-            line.until
-        ),
+        true => format!("  recommended by {whose} until {until}"),
+        false => format!("  found by the node of {whose}, not recommended; until {until}"),
     });
     let said = match (line.why, line.operator, line.contact) {
         (Some(why), ..) if !why.is_empty() => Some(format!("  \"{why}\"")),

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use kith_node::api::PublishedList;
 
+use super::find::DAY;
 use crate::args::Cli;
 use crate::client::Client;
 use crate::error::CliError;
@@ -25,8 +26,9 @@ pub(crate) fn run(cli: &Cli, to: Option<&Path>, output: &mut Output) -> Result<(
     } = list;
     output.print(&list, |_| {
         format!(
-            "{}: {recommended} nodes recommended, {found} found; it holds until {until}",
-            path.display()
+            "{}: {recommended} nodes recommended, {found} found; it holds until {}",
+            path.display(),
+            until.in_local_time(DAY)
         )
     })
 }
