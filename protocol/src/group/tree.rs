@@ -713,4 +713,191 @@ mod tests {
             }
         }
     }
+
+    // Which commit wins: the clauses of SPEC, one after the other.
+
+    const ROOT: EpochId = EpochId::from_bytes([0; 32]);
+    /// Who is a member and no steward.
+    const OTHERS: [u8; 2] = [8, 9];
+
+    /// A child of the root.
+    #[derive(Clone, Copy)]
+    struct Branch {
+        by: u8,
+        class: Class,
+        removes: Option<u8>,
+        id: u8,
+        /// Stewards besides the committer whose latest message is there.
+        acks: &'static [u8],
+    }
+
+    const fn branch(by: u8, class: Class, id: u8) -> Branch {
+        Branch {
+            by,
+            class,
+            removes: None,
+            id,
+            acks: &[],
+        }
+    }
+
+    impl Branch {
+        const fn removing(self, member: u8) -> Self {
+            let removes = Some(member);
+            Self { removes, ..self }
+        }
+
+        const fn acked_by(self, acks: &'static [u8]) -> Self {
+            Self { acks, ..self }
+        }
+
+        fn id(&self) -> EpochId {
+            EpochId::from_bytes([self.id; 32])
+        }
+
+        fn epoch(&self) -> Epoch {
+            let mut made = epoch(self.id(), Some(ROOT), 1, 1, &mut Chance(1));
+            made.meta.committer = member(self.by);
+            let removed = self.removes.map(|who| crate::group::Member {
+                id: member(who),
+                name: Name::new("Ben").unwrap(),
+            });
+            made.meta.removed = removed.into_iter().collect();
+            if let Some(note) = &mut made.meta.note {
+                note.class = self.class;
+                note.intents.clear();
+            }
+            made
+        }
+    }
+
+    /// A root with these children, which come in this order.
+    fn fork(branches: &[Branch]) -> Tree {
+        let mut tree = Tree::new(vec![Root {
+            epoch: ROOT,
+            retired: false,
+        }]);
+        tree.insert(epoch(ROOT, None, 0, 0, &mut Chance(1)));
+        tree.votes.clear();
+        for branch in branches {
+            tree.insert(branch.epoch());
+            for steward in branch.acks {
+                tree.note_vote(member(*steward), 2, branch.id());
+            }
+            tree.choose();
+        }
+        tree
+    }
+
+    /// In whatever order its branches come, a fork is won by the first of them.
+    fn assert_first_wins(promise: &str, branches: &[Branch]) {
+        let mut order = branches.to_vec();
+        for _ in 0..2 {
+            for _ in 0..order.len() {
+                order.rotate_left(1);
+                assert_eq!(fork(&order).tip(), Some(branches[0].id()), "{promise}");
+            }
+            order.reverse();
+        }
+    }
+
+    /// Each fork is equal in all clauses before the one that is named, and the loser would win by
+    /// those after it.
+    #[test]
+    fn a_fork_is_decided_by_the_first_clause_in_which_its_branches_differ() {
+        let [nobody, other] = OTHERS;
+        let acked = branch(1, Class::Rejoin, 3).acked_by(&[2]);
+        let expelling = branch(0, Class::Remove, 1).removing(1);
+        assert_first_wins("(a) most stewards stand there", &[acked, expelling]);
+
+        let expelling = branch(1, Class::Remove, 3).removing(0);
+        let removing = branch(0, Class::Remove, 1).removing(other);
+        assert_first_wins("(b) its commit expels the other", &[expelling, removing]);
+        let third = branch(2, Class::Remove, 4).removing(nobody);
+        let more = [third, removing, expelling.removing(2).acked_by(&[3])];
+        assert_first_wins("(a) before (b)", &[more[2], more[0], more[1]]);
+        let pair = [
+            branch(0, Class::Remove, 3).removing(1),
+            branch(1, Class::Remove, 1).removing(0),
+        ];
+        assert_first_wins("(b) is void if both are expelled: (d)", &pair);
+        let bystander = branch(4, Class::Remove, 4).removing(other);
+        let expelled = [bystander, pair[0], pair[1]];
+        assert_first_wins("(b) is not void if one is not expelled", &expelled);
+
+        let classes = [Class::Remove, Class::Change, Class::Update, Class::Rejoin];
+        for (at, better) in classes.iter().enumerate() {
+            for worse in &classes[at + 1..] {
+                let forks = [branch(1, *better, 3), branch(0, *worse, 1)];
+                assert_first_wins("(c) class", &forks);
+            }
+        }
+
+        let ranks = [branch(1, Class::Change, 3), branch(2, Class::Change, 1)];
+        assert_first_wins("(d) the committer's rank", &ranks);
+        let ranked = branch(4, Class::Update, 3);
+        let unranked = branch(nobody, Class::Update, 1).acked_by(&[2]);
+        assert_first_wins("(d) who has no rank comes last", &[ranked, unranked]);
+
+        let digests = [
+            branch(other, Class::Update, 1),
+            branch(nobody, Class::Update, 2),
+        ];
+        assert_first_wins("(e) the smaller digest", &digests);
+        let three = [
+            branch(nobody, Class::Update, 1),
+            digests[1],
+            branch(other, Class::Update, 3),
+        ];
+        assert_first_wins("(e) the smallest digest of three", &three);
+    }
+
+    #[test]
+    fn a_steward_who_says_two_things_under_one_number_counts_for_nobody() {
+        let (better, worse) = (branch(1, Class::Remove, 1), branch(2, Class::Change, 2));
+        for order in [[better, worse], [worse, better]] {
+            let mut tree = fork(&[better, worse]);
+            assert_eq!(tree.tip(), Some(better.id()));
+            tree.note_vote(member(0), 7, worse.id());
+            tree.choose();
+            assert_eq!(tree.tip(), Some(worse.id()), "one thing counts");
+
+            let mut tree = fork(&[better, worse]);
+            for said in order {
+                tree.note_vote(member(0), 7, said.id());
+            }
+            tree.choose();
+            assert_eq!(tree.tip(), Some(better.id()), "decided as if without them");
+            assert_eq!(tree.votes_below(&[member(0)], &ROOT), 0);
+            tree.note_vote(member(0), 7, worse.id());
+            tree.note_vote(member(0), 6, worse.id());
+            tree.choose();
+            assert_eq!(tree.tip(), Some(better.id()), "nor if it is said again");
+
+            // So it is after a restart, which knows the last vote of each.
+            let kept = *tree.vote(&member(0)).unwrap();
+            let mut restarted = fork(&[better, worse]);
+            restarted.restore_vote(member(0), kept);
+            restarted.choose();
+            assert_eq!(restarted.tip(), Some(better.id()));
+
+            tree.note_vote(member(0), 8, worse.id());
+            tree.choose();
+            assert_eq!(tree.tip(), Some(worse.id()), "what they say next counts");
+        }
+    }
+
+    #[test]
+    fn of_each_steward_the_message_of_the_highest_number_counts_whenever_it_comes() {
+        let (first, second) = (branch(0, Class::Change, 1), branch(1, Class::Change, 2));
+        for numbers in [[8, 9], [9, 8]] {
+            let mut tree = fork(&[first, second]);
+            for seq in numbers {
+                let stands = if seq == 9 { second } else { first };
+                tree.note_vote(member(2), seq, stands.id());
+            }
+            tree.choose();
+            assert_eq!(tree.tip(), Some(second.id()));
+        }
+    }
 }
