@@ -148,3 +148,268 @@ impl Group {
         Some(last.meta.made)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        group::{
+            EpochStorage, GroupPolicy,
+            epoch::EpochMeta,
+            note::CommitNote,
+            tree::{Root, Tree},
+        },
+        id::GroupId,
+        identity::{PseudonymSalt, RootSeed},
+        name::Name,
+        topic::RoutingSecret,
+    };
+
+    const NOW: Time = Time::from_ms(1_800_000_000_000);
+    const HOUR: Span = Span::HOUR;
+    const DAY: Span = Span::DAY;
+
+    /// What is left of an epoch.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Left {
+        Full,
+        ReadOnly,
+        Gone,
+    }
+    use Left::{Full, Gone, ReadOnly};
+
+    /// An epoch of three stewards, made by one of them this long ago.
+    struct Made {
+        id: u8,
+        parent: Option<u8>,
+        depth: u64,
+        by: u8,
+        class: Class,
+        ago: Span,
+    }
+
+    fn made(id: u8, parent: u8, by: u8, ago: Span) -> Made {
+        Made {
+            id,
+            parent: Some(parent),
+            depth: u64::from(id),
+            by,
+            class: Class::Change,
+            ago,
+        }
+    }
+
+    fn first() -> Made {
+        Made {
+            parent: None,
+            depth: 0,
+            ..made(0, 0, 0, DAY.times(200))
+        }
+    }
+
+    fn id(number: u8) -> EpochId {
+        EpochId::from_bytes([number; 32])
+    }
+
+    fn member(number: u8) -> MemberId {
+        MemberId::from_bytes([number; 32])
+    }
+
+    fn moment_after(span: Span) -> Span {
+        Span::from_ms(span.as_ms() + 1)
+    }
+
+    /// A group that knows these epochs, of which each still has its keys, and where these stewards
+    /// said last that they stand.
+    fn group(epochs: &[Made], acks: &[(u8, u8)]) -> Group {
+        let root = Root {
+            epoch: id(0),
+            retired: false,
+        };
+        let seed = RootSeed::generate(&mut rand_core::OsRng);
+        let salt = PseudonymSalt::generate(&mut rand_core::OsRng);
+        let (of, key) = (GroupId::from_bytes([7; 16]), seed.pseudonym(&salt));
+        let mut group = Group::empty(of, salt, key, Tree::new(vec![root]));
+        for epoch in epochs {
+            let note = CommitNote {
+                seq: u64::from(epoch.id),
+                class: epoch.class,
+                order: epoch.depth,
+                at: NOW,
+                intents: vec![],
+            };
+            let policy = GroupPolicy {
+                name: Name::new("Evening").unwrap(),
+                stewards: (0..3).map(member).collect(),
+                community: vec![],
+            };
+            let meta = EpochMeta {
+                parent: epoch.parent.map(id),
+                depth: epoch.depth,
+                committer: member(epoch.by),
+                note: epoch.parent.map(|_| note),
+                policy,
+                roster: vec![],
+                joined: vec![],
+                removed: vec![],
+                routing: RoutingSecret::from_bytes([1; 32]),
+                made: NOW.before(epoch.ago),
+                order: epoch.depth,
+            };
+            group.tree.insert(Epoch {
+                id: id(epoch.id),
+                meta,
+                storage: Some(EpochStorage::default()),
+                read_only: false,
+            });
+        }
+        for (steward, stands) in acks {
+            group.tree.note_vote(member(*steward), 100, id(*stands));
+        }
+        group.tree.choose();
+        group
+    }
+
+    /// Drops what is to be dropped now; gives what is left of these epochs, in memory and on disk.
+    fn left<const N: usize>(group: &mut Group, epochs: [u8; N]) -> [Left; N] {
+        let mut context = Context {
+            now: NOW,
+            world: NOW,
+            hour: NOW.bucket(),
+            rng: &mut rand_core::OsRng,
+            out: Vec::new(),
+        };
+        group.drop_old_keys(&mut context).unwrap();
+        let written = |of: Kind, id: EpochId, kept: bool| {
+            context.out.iter().any(|output| match output {
+                Output::Persist { kind, key, value } => {
+                    *kind == of && key == id.as_bytes() && value.is_some() == kept
+                }
+                _ => false,
+            })
+        };
+        epochs.map(|epoch| {
+            let id = id(epoch);
+            let known = group.tree.get(&id).unwrap();
+            let left = match (known.storage.is_some(), known.read_only) {
+                (true, false) => Full,
+                (true, true) => ReadOnly,
+                (false, _) => Gone,
+            };
+            assert_eq!(written(Kind::Epoch, id, true), left != Full);
+            assert_eq!(written(Kind::Ratchet, id, false), left == Gone);
+            left
+        })
+    }
+
+    /// SPEC, *Retention of keys*.
+    #[test]
+    fn the_keys_of_an_epoch_last_as_long_as_is_promised() {
+        let near = 1;
+        let window = MAX_LIVE_EPOCHS;
+        let cases = [
+            ("just ended", Span::from_ms(1), true, near, Full),
+            ("a day, settled", DAY, true, near, Full),
+            ("more, settled", moment_after(DAY), true, near, ReadOnly),
+            ("more, not settled", moment_after(DAY), false, near, Full),
+            ("a week", DAY.times(7), false, near, Full),
+            (
+                "more than a week",
+                moment_after(DAY.times(7)),
+                false,
+                near,
+                ReadOnly,
+            ),
+            ("32 above the tip", moment_after(DAY), false, window, Full),
+            ("33 above the tip, a day", DAY, false, window + 1, Full),
+            (
+                "33 above the tip, more",
+                moment_after(DAY),
+                false,
+                window + 1,
+                ReadOnly,
+            ),
+            ("30 days, settled", DAY.times(30), true, near, ReadOnly),
+            ("30 days", DAY.times(30), false, near, ReadOnly),
+            (
+                "more than 30 days",
+                moment_after(DAY.times(30)),
+                true,
+                near,
+                Gone,
+            ),
+            (
+                "far up, more than 30 days",
+                moment_after(DAY.times(30)),
+                false,
+                window + 1,
+                Gone,
+            ),
+        ];
+        for (what, ended, settled, above_tip, expected) in cases {
+            let tip = Made {
+                depth: above_tip,
+                ..made(2, 1, 0, Span::from_ms(1))
+            };
+            let acks: &[(u8, u8)] = if settled { &[(1, 1)] } else { &[] };
+            let mut group = group(&[first(), made(1, 0, 0, ended), tip], acks);
+            let left = left(&mut group, [0, 2]);
+            assert_eq!(left, [expected, Full], "{what}; the tip stays");
+        }
+    }
+
+    #[test]
+    fn where_a_member_stands_stays_full_however_old_it_is() {
+        let mut group = group(&[first(), made(1, 0, 0, DAY.times(100))], &[(1, 1)]);
+        assert_eq!(left(&mut group, [0, 1]), [Gone, Full]);
+    }
+
+    /// A fork at the root: 1 wins; 2 and its child 3 have lost.
+    #[test]
+    fn a_branch_that_lost_is_full_as_long_as_where_it_left_the_path() {
+        let fork = |won: Span, lost: Span, child: Span, settled: bool| {
+            let winner = Made {
+                class: Class::Remove,
+                ..made(1, 0, 0, won)
+            };
+            let epochs = [first(), winner, made(2, 0, 1, lost), made(3, 2, 1, child)];
+            let acks: &[(u8, u8)] = if settled { &[(2, 1)] } else { &[] };
+            let group = group(&epochs, acks);
+            assert_eq!(group.tree.tip(), Some(id(1)));
+            group
+        };
+        let (week, later) = (DAY.times(7), moment_after(DAY.times(7)));
+        let cases = [
+            // It has ended long ago itself, and may still win.
+            ("not settled, a week", fork(HOUR, week, week, false), Full),
+            (
+                "not settled, more",
+                fork(HOUR, later, HOUR, false),
+                ReadOnly,
+            ),
+            (
+                "the first child counts",
+                fork(later, HOUR, HOUR, false),
+                ReadOnly,
+            ),
+            ("settled, a day", fork(DAY, HOUR, HOUR, true), Full),
+            (
+                "settled, more",
+                fork(moment_after(DAY), HOUR, HOUR, true),
+                ReadOnly,
+            ),
+            (
+                "its own votes do not count",
+                fork(moment_after(DAY), DAY, DAY, false),
+                Full,
+            ),
+        ];
+        for (what, mut group, expected) in cases {
+            assert_eq!(left(&mut group, [0, 2, 3]), [expected; 3], "{what}");
+        }
+        // Its late messages open as long as those of any other, by its own end.
+        let month = DAY.times(30);
+        let mut group = fork(month, month, moment_after(month), true);
+        assert_eq!(left(&mut group, [0, 2, 3]), [ReadOnly, Gone, Gone]);
+    }
+}

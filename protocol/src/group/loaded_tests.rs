@@ -218,6 +218,31 @@ fn a_read_only_epoch_has_no_loaded_group() {
 }
 
 #[test]
+fn a_commit_on_a_read_only_epoch_is_refused_and_a_late_message_still_opens() {
+    let (ana, ben) = (key(), key());
+    let (made, mut reader) = admit(&founded(&ana), &ana, &ben);
+    let parent = made.child;
+    let late = parent.encrypt(&GROUP, &ana, 1, b"late").unwrap();
+    let fresh = |seq| {
+        let update = note(seq, Class::Update, vec![]);
+        parent.commit(&GROUP, &ana, vec![], update, NOW).unwrap()
+    };
+    assert!(reader.follow(&GROUP, &fresh(2).commit, NOW).is_ok());
+    reader.make_read_only();
+    let followed = reader.follow(&GROUP, &fresh(3).commit, NOW);
+    assert_eq!(followed.err(), Some(GroupError::EpochClosed));
+    let own = note(4, Class::Update, vec![]);
+    let own = reader.commit(&GROUP, &ben, vec![], own, NOW);
+    assert_eq!(own.err(), Some(GroupError::EpochClosed));
+    // Whoever steals the device finds nothing by which a commit could be followed.
+    let mut stolen = after_a_crash(&reader);
+    stolen.read_only = false;
+    assert!(stolen.follow(&GROUP, &fresh(5).commit, NOW).is_err());
+    assert_eq!(opens(&after_a_crash(&reader), &late).unwrap(), b"late");
+    assert_eq!(opens(&reader, &late).unwrap(), b"late");
+}
+
+#[test]
 fn whoever_writes_past_a_loaded_group_makes_it_go() {
     let ana = key();
     let epoch = founded(&ana);
