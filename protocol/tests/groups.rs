@@ -79,6 +79,57 @@ fn a_newcomer_joins_while_the_inviter_is_offline() {
     assert_eq!(network.person("Ana").texts(&group), ["Ben: here"]);
 }
 
+/// Ana's group of three stewards, of whom the others are out of reach, lets Dev in.
+fn newcomer_whom_one_of_three_stewards_let_in() -> (Network, GroupId) {
+    let mut network = Network::new(&["Ana", "Ben", "Chloe", "Dev"]);
+    let group = network.found("Ana");
+    let link = network.invite("Ana", group, 3);
+    for name in ["Ben", "Chloe"] {
+        network.ask(name, &link);
+        let member = network.person(name).group(&group).me();
+        let promote = Command::Promote { group, member };
+        network.command("Ana", promote).unwrap();
+        network.pass(Span::SECOND.times(60));
+    }
+    network.person("Ben").online = false;
+    network.person("Chloe").online = false;
+    let link = network.invite("Ana", group, 1);
+    let join = network.ask("Dev", &link);
+    assert_eq!(network.join_state("Dev", join), JoinState::Joined(group));
+    (network, group)
+}
+
+#[test]
+fn a_newcomer_encrypts_nothing_for_a_minute_if_the_stewards_are_silent() {
+    let (mut network, group) = newcomer_whom_one_of_three_stewards_let_in();
+    let joined = network.now;
+    let until = joined.after(Span::SECOND.times(60));
+    let text = "hello".to_owned();
+    let dev = network.person("Dev");
+    assert_eq!(dev.timer, Some(until), "the node wants to be woken");
+    dev.command(Command::Post { group, text }, joined).unwrap();
+    dev.tick(joined.after(Span::SECOND.times(30)));
+    dev.restart(joined.after(Span::SECOND.times(40)));
+    dev.tick(joined.after(Span::from_ms(59_999)));
+    assert!(dev.take_outbox().is_empty(), "nothing has left the node");
+    assert_eq!(dev.group(&group).settling().waiting_messages, 1);
+    dev.tick(until);
+    assert_eq!(dev.take_outbox().len(), 1, "after a minute it leaves");
+    assert_eq!(dev.group(&group).settling().waiting_messages, 0);
+    assert!(!dev.group(&group).settling().settled);
+}
+
+#[test]
+fn a_newcomer_encrypts_as_soon_as_most_stewards_stand_where_they_came_in() {
+    let (mut network, group) = newcomer_whom_one_of_three_stewards_let_in();
+    network.post("Dev", group, "hello");
+    assert_eq!(network.person("Ana").texts(&group).len(), 0);
+    network.set_online("Ben", true);
+    network.pass(Span::SECOND); // Stewards say after a second where they stand.
+    assert_eq!(network.person("Ana").texts(&group), ["Dev: hello"]);
+    assert_eq!(network.person("Ben").texts(&group), ["Dev: hello"]);
+}
+
 #[test]
 fn who_was_away_catches_up_in_any_order() {
     let (mut network, group) = evening(&["Ana", "Ben", "Chloe", "Dev"]);

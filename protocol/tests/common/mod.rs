@@ -25,6 +25,7 @@ pub struct Person {
     watched: BTreeSet<TopicId>,
     outbox: Vec<Envelope>,
     pub online: bool,
+    /// When the node wants to be woken next.
     pub timer: Option<Time>,
 }
 
@@ -188,6 +189,7 @@ impl Person {
     }
 
     pub fn tick(&mut self, now: Time) {
+        self.timer = self.timer.filter(|timer| *timer > now);
         let outputs = self.profile.handle(Input::Tick, now, &mut OsRng);
         self.carry_out(outputs, now);
     }
@@ -288,7 +290,9 @@ impl Person {
                     let all = self.envelopes.values();
                     reopen.extend(all.filter(|held| held.topic() == topic).cloned());
                 }
-                Output::Timer(at) => self.timer = Some(at),
+                Output::Timer(at) => {
+                    self.timer = Some(self.timer.map_or(at, |timer| timer.min(at)));
+                }
                 Output::Reach { .. } | Output::Notify(_) => {}
                 Output::Done(outcome) => done = Some(outcome),
             }
