@@ -1251,6 +1251,15 @@ impl Group {
         };
     }
 
+    /// Uses up so many of this member's keys and sends nothing, as a program that cheats would.
+    #[cfg(test)]
+    pub(crate) fn use_up_keys(&self, keys: u32) {
+        for _ in 0..keys {
+            let tip = self.tip_epoch().unwrap();
+            tip.encrypt(&self.id, &self.key, self.seq, b"lost").unwrap();
+        }
+    }
+
     /// The epochs whose MLS state is loaded.
     #[cfg(test)]
     pub(crate) fn loaded_epochs(&self) -> Vec<EpochId> {

@@ -7,9 +7,10 @@ use rand_core::OsRng;
 
 use super::*;
 use crate::{
+    envelope::MAX_CONTENT,
     event::InviteSeed,
     group::MAX_LOADED_EPOCHS,
-    group::spec::{MemberCard, MlsSigner, Payload, capabilities, credential},
+    group::spec::{MemberCard, MlsSigner, Payload, RATCHET_WINDOW, capabilities, credential},
     invite::InviteKeys,
     parts::split,
     view::EntryKind,
@@ -57,6 +58,20 @@ impl Person {
             answers.extend(self.at(Input::Envelope(envelope.clone()), NOW).0);
         }
         answers
+    }
+
+    /// Receives these too; gives the size of the largest record that is kept for it.
+    fn largest_record(&mut self, envelopes: &[Envelope]) -> usize {
+        let mut largest = 0;
+        for envelope in envelopes {
+            let input = Input::Envelope(envelope.clone());
+            for output in self.0.handle(input, NOW, &mut OsRng) {
+                if let Output::Persist { value, .. } = output {
+                    largest = largest.max(value.map_or(0, |value| value.len()));
+                }
+            }
+        }
+        largest
     }
 
     fn group(&self, id: &GroupId) -> &Group {
@@ -403,6 +418,120 @@ fn a_post_that_was_held_back_for_days_is_sent_again_where_it_can_be_read() {
         ["from the hills"],
         "who has it shows it once"
     );
+}
+
+#[test]
+fn who_skips_keys_silences_nobody_else_and_costs_no_more_than_the_window() {
+    let (mut people, group, _) = group_of(&["Ben", "Eli"]);
+    let [lost, late] = ["lost", "late"].map(|text| people[2].posts(group, text));
+    people[2].group_mut(&group).use_up_keys(RATCHET_WINDOW - 2);
+    let far = people[2].posts(group, "far");
+    for person in &mut people[..2] {
+        let cost = person.largest_record(&far);
+        assert_eq!(person.texts(&group), ["far"], "4,096 keys further on");
+        assert!(cost < 128 * RATCHET_WINDOW as usize, "{cost} bytes");
+        person.receive(&late);
+        person.receive(&lost);
+        let texts = person.texts(&group);
+        assert_eq!(texts, ["late", "far"], "4,096 keys back, and no more");
+    }
+
+    people[2].group_mut(&group).use_up_keys(RATCHET_WINDOW + 1);
+    let too_far = people[2].posts(group, "too far");
+    for person in &mut people[..2] {
+        assert_eq!(person.largest_record(&too_far), 0, "nothing is kept");
+        assert_eq!(
+            person.texts(&group),
+            ["late", "far"],
+            "4,097 keys further on"
+        );
+    }
+
+    // Another whole window costs no more than the first.
+    let (mut people, group, _) = group_of(&["Ben", "Eli"]);
+    let mut costs = Vec::new();
+    for _ in 0..3 {
+        people[2].group_mut(&group).use_up_keys(RATCHET_WINDOW);
+        let far = people[2].posts(group, "far");
+        costs.push(people[0].largest_record(&far));
+        people[1].receive(&far);
+    }
+    assert_eq!(people[0].texts(&group).len(), 3);
+    assert!(costs[2] <= costs[0] + costs[0] / 50, "{costs:?}");
+
+    // Everybody else reads everybody else, and can take the cheat out.
+    let said = people[1].posts(group, "Ben");
+    people[0].receive(&said);
+    let said = people[0].posts(group, "Ana");
+    people[1].receive(&said);
+    let eli = people[2].group(&group).me();
+    let removal = people[0].removes(group, eli);
+    people[1].receive(&removal);
+    let said = people[0].posts(group, "after");
+    people[1].receive(&said);
+    for person in &people[..2] {
+        assert_eq!(person.texts(&group)[3..], ["Ben", "Ana", "after"]);
+        assert_eq!(person.group(&group).roster().len(), 2);
+    }
+}
+
+/// Hands somebody what an envelope of this topic holds, damaged in every way, in envelopes that are
+/// sound; nothing of it has any effect.
+fn assert_damage_is_nothing(person: &mut Person, routing: &RoutingSecret, good: &Envelope) {
+    let key = routing.key();
+    let content = good.open(&key).unwrap();
+    let watched = person.0.watched(NOW);
+    assert!(
+        watched.iter().any(|topic| topic.routing == *routing),
+        "somebody listens"
+    );
+    let state = |person: &Person| {
+        let groups = person.0.groups.values();
+        let groups = groups.map(|group| {
+            let shown = (group.entries().len(), group.problems(), group.settling());
+            (group.epoch(), group.roster().to_vec(), shown)
+        });
+        let joins = person.0.joins().map(|(id, join)| (*id, join.state));
+        (groups.collect::<Vec<_>>(), joins.collect::<Vec<_>>())
+    };
+    let before = state(person);
+    let all_sizes = [0, 1, MAX_CONTENT - 1, MAX_CONTENT].map(|len| vec![0xa1; len]);
+    let longest = [content.clone(), vec![0; MAX_CONTENT - content.len()]].concat();
+    let damaged = codec::damage::of(&content)
+        .chain(all_sizes)
+        .chain([longest]);
+    for damaged in damaged {
+        let envelope = Envelope::seal(&key, NOW.bucket(), &damaged, &mut OsRng).unwrap();
+        let sent = person.receive(&[envelope]);
+        assert!(sent.is_empty(), "nobody answers {damaged:02x?}");
+    }
+    assert_eq!(state(person), before);
+}
+
+#[test]
+fn damaged_contents_on_help_and_inbox_topics_do_nothing() {
+    let (mut people, group, link) = group_of(&["Ben"]);
+    let help = people[1].group(&group).routings()[0].help();
+    let ask = people[1].command(Command::Repair { group }).0;
+    assert_damage_is_nothing(&mut people[0], &help, &ask[0]);
+    let answer = people[0].receive(&ask);
+    assert_eq!(answer.len(), 1, "the question itself is answered");
+    assert_damage_is_nothing(&mut people[1], &help, &answer[0]);
+    people[1].receive(&answer);
+    let problems = people[1].group(&group).problems();
+    assert!(problems.is_empty(), "and heard: {problems:?}");
+
+    let inbox = Link::parse(&link).unwrap().inbox;
+    let mut chloe = Person::new();
+    let pseudonym = name("Chloe");
+    let request = chloe.command(Command::Join { link, pseudonym }).0;
+    assert_damage_is_nothing(&mut people[0], &inbox, &request[0]);
+    let answers = people[0].receive(&request);
+    let topic = inbox.key().topic();
+    let welcome = answers.iter().find(|answer| answer.topic() == topic);
+    assert_damage_is_nothing(&mut chloe, &inbox, welcome.unwrap());
+    chloe.receive(&answers);
+    assert!(chloe.0.groups.contains_key(&group), "the real one counts");
 }
 
 #[test]
