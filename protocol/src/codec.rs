@@ -36,6 +36,39 @@ pub fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecE
     Ok(value)
 }
 
+/// What tests of decoders share.
+#[cfg(test)]
+pub(crate) mod damage {
+    use super::*;
+
+    /// The bytes cut at each length, with each bit of theirs turned, and with more behind them.
+    pub(crate) fn of(bytes: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+        let cut = (0..bytes.len()).map(|end| bytes[..end].to_vec());
+        let turned = (0..bytes.len() * 8).map(|bit| {
+            let mut turned = bytes.to_vec();
+            turned[bit / 8] ^= 1 << (bit % 8);
+            turned
+        });
+        let longer = [0x00, 0x41, 0xa0, 0xff].map(|more| [bytes, &[more]].concat());
+        cut.chain(turned).chain(longer)
+    }
+
+    /// Sees that a value is read from its own encoding, that no cut or longer one is a value, and
+    /// that what else is read has that one encoding.
+    pub(crate) fn is_noticed<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
+        assert!(decode::<T>(bytes).is_ok());
+        for damaged in of(bytes) {
+            match decode::<T>(&damaged) {
+                Ok(read) => {
+                    assert_eq!(damaged.len(), bytes.len(), "{damaged:02x?}");
+                    assert_eq!(encode(&read).unwrap(), damaged);
+                }
+                Err(error) => assert_ne!(error, CodecError::Unencodable),
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

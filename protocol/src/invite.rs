@@ -528,4 +528,67 @@ mod tests {
         signature[3] ^= 1;
         assert_eq!(link().open_reply(&bytes, &signature), None);
     }
+
+    #[test]
+    fn damaged_requests_and_replies_are_refused_and_never_panic() {
+        let join = JoinId::from_bytes([1; 16]);
+        let request = link().seal_request(&join, b"key package").unwrap();
+        let refusal = Reply::Refusal {
+            join,
+            why: Refusal::UsedUp,
+        };
+        let welcome = Reply::Welcome {
+            joins: vec![join, JoinId::from_bytes([2; 16])],
+            welcome: vec![3; 40],
+            note: vec![4; 40],
+        };
+        let reply = keys().seal_reply(&welcome).unwrap();
+        let part = keys().sign_part(Part::small());
+        for payload in [&request, &reply, &part] {
+            let payload = codec::encode(payload).unwrap();
+            codec::damage::is_noticed::<InboxPayload>(&payload);
+        }
+        for reply in [&refusal, &welcome] {
+            codec::damage::is_noticed::<Reply>(&codec::encode(reply).unwrap());
+        }
+        let key = crate::identity::RootSeed::generate(&mut rand_core::OsRng).pseudonym(
+            &crate::identity::PseudonymSalt::generate(&mut rand_core::OsRng),
+        );
+        let routing = RoutingSecret::from_bytes([5; 32]);
+        let epoch = EpochId::from_bytes([6; 32]);
+        let note = WelcomeNote::sign(vec![join], epoch, routing, 7, 8, &key).unwrap();
+        let note = codec::encode(&note).unwrap();
+        codec::damage::is_noticed::<WelcomeNote>(&note);
+        for damaged in codec::damage::of(&note) {
+            let read = codec::decode::<WelcomeNote>(&damaged);
+            assert!(!read.is_ok_and(|note| note.is_by(&key.public())));
+        }
+
+        // What is signed or sealed is refused as a whole.
+        let InboxPayload::Reply { reply, signature } = reply else {
+            panic!("a reply");
+        };
+        for damaged in codec::damage::of(&reply) {
+            assert_eq!(link().open_reply(&damaged, &signature), None);
+        }
+        for damaged in codec::damage::of(&signature) {
+            assert_eq!(link().open_reply(&reply, &damaged), None);
+        }
+        let InboxPayload::Request {
+            encapsulated,
+            sealed,
+            ..
+        } = request
+        else {
+            panic!("a request");
+        };
+        for damaged in codec::damage::of(&sealed) {
+            let opened = keys().open_request(&join, encapsulated.clone(), damaged);
+            assert_eq!(opened, None);
+        }
+        for damaged in codec::damage::of(&encapsulated) {
+            let opened = keys().open_request(&join, damaged, sealed.clone());
+            assert_eq!(opened, None);
+        }
+    }
 }

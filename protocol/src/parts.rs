@@ -171,6 +171,16 @@ impl Part {
         &self.hashes
     }
 
+    /// A part of few bytes, to be read and not to be taken.
+    #[cfg(test)]
+    pub(crate) fn small() -> Self {
+        Self {
+            at: 1,
+            bytes: vec![7; 40],
+            hashes: vec![8; 2 * HASH_LEN],
+        }
+    }
+
     /// Checks all that can be known of one part: whether it belongs to the content that it names.
     fn check(&self) -> Result<Slot, PartError> {
         let (hashes, rest) = self.hashes.as_chunks::<HASH_LEN>();

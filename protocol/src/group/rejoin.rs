@@ -1137,3 +1137,62 @@ impl Group {
         self.forget_waiting(|held| held.since.after(super::WAITING_KEPT) < now, context);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::damage;
+
+    #[test]
+    fn damaged_questions_and_answers_are_refused_and_never_panic() {
+        let (to, epoch) = (AskId::of(b"a question"), EpochId::from_bytes([2; 32]));
+        let (group, member) = (GroupId::from_bytes([3; 16]), MemberId::from_bytes([4; 32]));
+        let seen = vec![(member, 5), (MemberId::from_bytes([6; 32]), 1 << 40)];
+        let encoded = |help: Help| codec::encode(&help).unwrap();
+        let ask = Ask {
+            group,
+            member,
+            key: [7; 32],
+            at: Time::from_ms(1_800_000_000_000),
+            tip: epoch,
+            old_copy: true,
+            seen: seen.clone(),
+        };
+        let ask = codec::encode(&ask).unwrap();
+        damage::is_noticed::<Ask>(&ask);
+        let info = Answer::Info {
+            to,
+            epoch,
+            info: vec![8; 60],
+            routing: RoutingSecret::from_bytes([9; 32]),
+            order: 10,
+            seq: 11,
+            seen,
+        };
+        for answer in [Answer::Current { to }, Answer::Out { to, seq: 12 }, info] {
+            let answer = codec::encode(&answer).unwrap();
+            damage::is_noticed::<Answer>(&answer);
+            let signed = SignedAnswer {
+                steward: member,
+                answer,
+                signature: vec![13; 64],
+            };
+            damage::is_noticed::<SignedAnswer>(&codec::encode(&signed).unwrap());
+        }
+        let part = Part::small();
+        for help in [
+            Help::Ask {
+                ask,
+                signature: vec![14; 64],
+            },
+            Help::Answer {
+                to,
+                encapsulated: vec![15; 32],
+                sealed: vec![16; 80],
+            },
+            Help::Part { to, part },
+        ] {
+            damage::is_noticed::<Help>(&encoded(help));
+        }
+    }
+}
