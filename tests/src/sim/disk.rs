@@ -3,6 +3,12 @@
 //! Each step of a node applies its records as one batch. A flush makes all batches durable. A crash
 //! keeps the flushed ones and any number of the first that were not: a log is cut at some batch,
 //! never inside one.
+//!
+//! A batch that a power loss tears is here one that it loses. The real store writes a batch as one
+//! record with a checksum, and what is torn counts as not written, with all that follows it. That
+//! this is so is not the simulator's to show: `node/src/store/power_loss_tests.rs` builds what a
+//! disk may hold after a power loss, page by page, before and after every sync, opens the store
+//! on it, and finds each batch there as a whole or not at all.
 
 use std::{collections::BTreeMap, rc::Rc};
 
