@@ -28,9 +28,9 @@ pub const FAR_EPOCH_KEPT: Span = Span::DAY;
 pub const READ_ONLY_KEPT: Span = Span::DAY.times(30);
 /// How long a steward stays at a tip before acknowledging it: commits often come in rows.
 pub(crate) const ACK_DELAY: Span = Span::SECOND;
-/// How old a member's own keys may grow while they are active.
+/// How old a member's own keys may grow at most while they are active.
 pub const KEY_LIFE: Span = Span::DAY.times(30);
-/// By how much members differ in that, so that they do not all take fresh keys at once.
+/// By how much earlier members take fresh keys at most, so that they do not all do so at once.
 const KEY_LIFE_SPREAD: Span = Span::DAY.times(5);
 
 impl Group {
