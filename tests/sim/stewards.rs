@@ -298,6 +298,47 @@ fn an_own_commit_that_was_rolled_back_can_win_again() {
 }
 
 #[test]
+fn what_was_said_on_the_branch_that_lost_is_marked_and_nothing_else_is() {
+    let mut world = council(212, 6, 2, 3);
+    post(&mut world, 3);
+    world.run_for(MINUTE);
+    part(&mut world, [0, 3, 6], HOUR);
+    does(&mut world, 0, Deed::Promote(3));
+    does(&mut world, 1, Deed::Promote(4));
+    world.run_for(SETTLED);
+    assert_ne!(tip(&world, 3), tip(&world, 4));
+    for node in [3, 4] {
+        post(&mut world, node);
+        world.run_for(MINUTE);
+    }
+    let marked = |world: &World, node: usize| {
+        let entries = world.group(node, 0).expect("the group").entries();
+        let of = |at: usize| {
+            let event = world.ledger.posts[at].event;
+            let entry = entries.iter().find(|entry| entry.id == event);
+            entry.map(|entry| entry.before_resync)
+        };
+        [of(0), of(1), of(2)]
+    };
+    let apart = marked(&world, 3);
+    assert_eq!(apart, [Some(false), Some(false), None], "nobody knows yet");
+    world.run_for(HOUR);
+    world.run_for(SETTLED);
+    let places = [MINUTE, Span::SECOND]; // A restart forgets nothing of it.
+    for (node, down) in [3, 4].into_iter().zip(places) {
+        asked_nothing(&mut world, Action::Stop { node, down });
+    }
+    holds(&mut world);
+    for node in 0..6 {
+        let expected = [false, true, false].map(Some);
+        assert_eq!(marked(&world, node), expected, "node {node}");
+        let entries = world.group(node, 0).expect("the group").entries();
+        let marks = entries.iter().filter(|entry| entry.before_resync);
+        assert_eq!(marks.count(), 1, "node {node}");
+    }
+}
+
+#[test]
 fn who_is_out_of_touch_commits_and_encrypts_nothing_until_they_are_back() {
     let mut world = council(211, 5, 2, 3);
     isolate(&mut world, 1, HOUR.times(2));
