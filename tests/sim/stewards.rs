@@ -736,15 +736,44 @@ fn a_removal_on_the_losing_branch_takes_effect_and_nobody_encrypts_to_the_remove
 #[test]
 fn posts_wait_on_the_device_while_a_known_removal_is_not_in_effect() {
     let mut world = council(313, 6, 2, 3);
-    // Steward 2's removal of 5 reaches member 4 alone of the other side.
-    withhold(&mut world, 2, HOUR, false);
+    // Steward 2's removal of 5 gets out when all others stand by the founder's commit.
+    withhold(&mut world, 2, MINUTE.times(30), true);
     does(&mut world, 2, Deed::Remove(5));
     does(&mut world, 0, Deed::Promote(3));
-    world.run_for(MINUTE.times(30));
-    all_post(&mut world, MINUTE);
-    world.run_for(HOUR);
-    holds(&mut world);
+    world.run_for(MINUTE.times(29));
+    // Member 4 hears of it, and no steward who could make it again: 2 hears nothing of the others.
+    for node in [0, 1, 3] {
+        isolate(&mut world, node, HOUR);
+    }
+    for from in (0..8).filter(|from| *from != 2) {
+        let (to, span) = (2, HOUR);
+        asked_nothing(&mut world, Action::OneWay { from, to, span });
+    }
+    world.run_for(MINUTE.times(2));
+    post(&mut world, 4);
+    world.run_for(MINUTE.times(10));
+    let group = world.group(4, 0).expect("the group");
+    let (removed, state) = (world.ledger.member(5, &group.id()), group.settling());
+    assert_eq!(
+        state.waiting_removals,
+        removed.into_iter().collect::<Vec<_>>()
+    );
+    assert_eq!(state.waiting_messages, 1);
+    assert!(!state.settled && sees(&world, 4, 5));
+    let said = world.ledger.posts.last().expect("a post").event;
+    let shown = |world: &World| {
+        let shows = |node: &usize| {
+            let entries = world.group(*node, 0).expect("the group").entries();
+            entries.iter().any(|entry| entry.id == said)
+        };
+        (0..6).filter(shows).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(&world), [4]);
+    world.run_for(HOUR); // The stewards are back.
+    world.run_for(SETTLED);
     assert!(!sees(&world, 4, 5));
+    assert_eq!(shown(&world), [0, 1, 2, 3, 4], "it waited for 5 to be out");
+    holds(&mut world);
 }
 
 #[test]
