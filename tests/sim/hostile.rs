@@ -89,6 +89,30 @@ fn noise_with_a_valid_signature_stops_nobody() {
     holds(&mut world);
 }
 
+#[test]
+fn damaged_questions_answers_requests_and_replies_stop_nobody() {
+    let mut world = World::new(414, 6, 2);
+    gather(&mut world, 0, 0, 1..5);
+    appoint(&mut world, 0, 0, 1..3);
+    assert!(world.act(Action::CopyDisk { node: 3 }).is_none());
+    all_post(&mut world, MINUTE);
+    world.run_for(Span::HOUR);
+    // One comes back with fresh keys and another one comes in, in the midst of all of it.
+    assert!(world.act(Action::RestoreCopy { node: 3 }).is_none());
+    asked(&mut world, Action::Join { node: 5, slot: 0 });
+    for round in 0..20 {
+        for kind in [Harm::Noise, Harm::Mangle, Harm::Phantom, Harm::Parts] {
+            harm(&mut world, 4, kind, 10);
+        }
+        world.run_for(Span::SECOND.times(1 + round));
+    }
+    world.run_for(SETTLED);
+    assert!(world.is_in(5, 0) && sees(&world, 1, 5));
+    let back = world.group(3, 0).expect("the group").me();
+    assert!(world.ledger.rejoins.iter().any(|(who, _)| *who == back));
+    holds(&mut world);
+}
+
 // Floods of commits, acks, envelopes, pins.
 
 #[test]

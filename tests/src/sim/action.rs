@@ -336,11 +336,13 @@ pub enum Harm {
     /// What was sent before, unchanged but in a new envelope, on topics of other epochs and groups
     /// and in the inboxes of invites.
     Transplant,
-    /// Noise in envelopes of every size.
+    /// Noise in envelopes of every size. It is aimed, like what is mangled, phantoms and parts, at
+    /// the group's topics, its help topics, and the inboxes of its invites.
     Noise,
     /// What was sent before, with bytes cut off, changed or appended.
     Mangle,
-    /// Payloads that look right, of epochs that do not exist and with MLS bytes that are none.
+    /// Payloads that look right, of epochs that do not exist and with MLS bytes that are none;
+    /// questions, answers, requests and replies that nobody has signed or sealed.
     Phantom,
     /// Welcomes that are signed as they should be and do not open, for every request that waits.
     BogusWelcome,

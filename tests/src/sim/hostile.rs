@@ -2,17 +2,17 @@
 //!
 //! By SPEC and without the protocol's own types, as a changed program would do it.
 
-use std::rc::Rc;
+use std::{collections::BTreeMap, rc::Rc};
 
 use ed25519_dalek::{Signer, SigningKey};
 use hkdf::Hkdf;
 use kith_protocol::{
     envelope::{Envelope, MAX_CONTENT},
     event::{Body, Event, InviteSeed},
-    id::{EpochId, GroupId, JoinId},
+    id::{EpochId, GroupId, JoinId, MemberId, TopicId},
     invite::InviteKeys,
     profile::Kind,
-    topic::RoutingKey,
+    topic::{RoutingKey, RoutingSecret},
 };
 use rand_core::RngCore;
 use serde::{Deserialize, Serialize};
@@ -36,7 +36,7 @@ enum Phantom {
     Part(Part),
 }
 
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 struct Part {
     at: u64,
     bytes: ByteBuf,
@@ -45,8 +45,61 @@ struct Part {
 
 #[derive(Serialize)]
 enum Inbox {
+    #[serde(rename = "request")]
+    Request {
+        join: JoinId,
+        encapsulated: ByteBuf,
+        sealed: ByteBuf,
+    },
     #[serde(rename = "reply")]
     Reply { reply: ByteBuf, signature: ByteBuf },
+    #[serde(rename = "part")]
+    Part { part: Part, signature: ByteBuf },
+}
+
+#[derive(Serialize)]
+enum Help {
+    #[serde(rename = "ask")]
+    Ask { ask: ByteBuf, signature: ByteBuf },
+    #[serde(rename = "answer")]
+    Answer {
+        to: ByteBuf,
+        encapsulated: ByteBuf,
+        sealed: ByteBuf,
+    },
+    #[serde(rename = "part")]
+    Part { to: ByteBuf, part: Part },
+}
+
+#[derive(Serialize)]
+struct Ask {
+    group: GroupId,
+    member: MemberId,
+    key: ByteBuf,
+    at: u64,
+    tip: EpochId,
+    old_copy: bool,
+    seen: Vec<(MemberId, u64)>,
+}
+
+/// The keys of the topics that a member can send to and somebody may listen to.
+struct Targets {
+    /// Of the group.
+    group: Vec<RoutingKey>,
+    /// Where those ask who cannot follow the group.
+    help: Vec<RoutingKey>,
+    /// Where those ask who want to come in.
+    inboxes: Vec<RoutingKey>,
+    /// These, and all others that the member's node listens to.
+    all: Vec<RoutingKey>,
+}
+
+/// What reads the contents of a topic.
+#[derive(Clone, Copy)]
+enum Reader {
+    Group,
+    Help,
+    Inbox,
 }
 
 #[derive(Serialize)]
@@ -94,12 +147,14 @@ impl World {
         if harm == Harm::BogusWelcome {
             return self.bogus_welcome(node, slot, group, dice);
         }
-        let (own, all) = self.keys(node, group)?;
-        let target = own.get(dice.index(own.len()))?.clone();
+        let targets = self.targets(node, group)?;
+        let reader = [Reader::Group, Reader::Help, Reader::Inbox][dice.index(3)];
+        let (reader, target) = targets.pick(reader, dice)?;
         match harm {
             Harm::Noise => Some((target, noise(dice, MAX_CONTENT))),
             Harm::Mangle => {
-                let (_, mut content) = self.overheard(node, dice)?;
+                let (from, mut content) = self.overheard(node, &targets, dice)?;
+                let target = if dice.percent(70) { from } else { target };
                 let at = dice.index(content.len());
                 match dice.below(3) {
                     0 => content.truncate(at),
@@ -116,18 +171,17 @@ impl World {
                 } else {
                     EpochId::of(&noise(dice, 32))
                 };
-                let mls = ByteBuf::from(noise(dice, 500));
-                let phantom = match dice.below(3) {
-                    0 => Phantom::Message { epoch, mls },
-                    1 => Phantom::Commit { parent: epoch, mls },
-                    _ => Phantom::Rejoin { parent: epoch, mls },
+                let content = match reader {
+                    Reader::Group => phantom(epoch, dice),
+                    Reader::Help => self.phantom_of_help(node, slot, epoch, dice)?,
+                    Reader::Inbox => phantom_of_inbox(dice),
                 };
-                Some((target, encode(&phantom)))
+                Some((target, content))
             }
             Harm::Transplant => {
-                let (from, content) = self.overheard(node, dice)?;
+                let (from, content) = self.overheard(node, &targets, dice)?;
                 let other = |key: &&RoutingKey| key.topic() != from.topic();
-                let targets: Vec<&RoutingKey> = all.iter().filter(other).collect();
+                let targets: Vec<&RoutingKey> = targets.all.iter().filter(other).collect();
                 let target = targets.get(dice.index(targets.len())).copied();
                 Some((target.unwrap_or(&from).clone(), content))
             }
@@ -142,29 +196,91 @@ impl World {
                     bytes: ByteBuf::from(bytes),
                     hashes: ByteBuf::from(hashes),
                 };
-                Some((target, encode(&Phantom::Part(part))))
+                let content = match reader {
+                    Reader::Group => encode(&Phantom::Part(part)),
+                    Reader::Help => encode(&Help::Part {
+                        to: noise_of(dice, 32),
+                        part,
+                    }),
+                    Reader::Inbox => encode(&Inbox::Part {
+                        part,
+                        signature: noise_of(dice, 64),
+                    }),
+                };
+                Some((target, content))
             }
         }
     }
 
-    /// The keys of a group's topics, and of all topics that a node listens to.
-    fn keys(&self, node: usize, group: &GroupId) -> Option<(Vec<RoutingKey>, Vec<RoutingKey>)> {
+    /// The keys of all topics that this member knows, with those that they can derive.
+    fn targets(&self, node: usize, group: &GroupId) -> Option<Targets> {
         let watched = self.nodes[node]
             .profile()?
             .watched(self.nodes[node].local(self.now));
         let own = watched.iter().filter(|topic| topic.group == Some(*group));
-        let own = own.map(|topic| topic.routing.key()).collect();
-        let all = watched.iter().map(|topic| topic.routing.key()).collect();
-        Some((own, all))
+        let own: Vec<&RoutingSecret> = own.map(|topic| &topic.routing).collect();
+        let seeds = self.seeds(node, group);
+        let inbox = |seed: &InviteSeed| InviteKeys::new(seed).inbox().key();
+        let mut targets = Targets {
+            group: own.iter().map(|routing| routing.key()).collect(),
+            help: own.iter().map(|routing| help_of(routing)).collect(),
+            inboxes: seeds.iter().map(inbox).collect(),
+            all: watched.iter().map(|topic| topic.routing.key()).collect(),
+        };
+        let derived = targets.help.iter().chain(&targets.inboxes);
+        targets.all.extend(derived.cloned());
+        Some(targets)
     }
 
-    /// Something that was sent before and that this node can open.
-    fn overheard(&self, node: usize, dice: &mut Dice) -> Option<(RoutingKey, Vec<u8>)> {
+    /// A question that its signature does not fit, or an answer to it that does not open.
+    fn phantom_of_help(
+        &self,
+        node: usize,
+        slot: usize,
+        tip: EpochId,
+        dice: &mut Dice,
+    ) -> Option<Vec<u8>> {
+        let group = self.group(node, slot)?;
+        let roster = group.roster();
+        let member = roster.get(dice.index(roster.len()))?.id;
+        let ask = encode(&Ask {
+            group: group.id(),
+            member,
+            key: noise_of(dice, 32),
+            at: self.now.as_ms(),
+            tip,
+            old_copy: dice.percent(50),
+            seen: roster.iter().map(|member| (member.id, 1 << 50)).collect(),
+        });
+        let to = Sha256::digest(&ask).to_vec();
+        Some(match dice.below(2) {
+            0 => encode(&Help::Ask {
+                ask: ByteBuf::from(ask),
+                signature: noise_of(dice, 64),
+            }),
+            _ => encode(&Help::Answer {
+                to: ByteBuf::from(to),
+                encapsulated: noise_of(dice, 32),
+                sealed: ByteBuf::from(noise(dice, 2_000)),
+            }),
+        })
+    }
+
+    /// Something that was sent before and that this member can open.
+    fn overheard(
+        &self,
+        node: usize,
+        targets: &Targets,
+        dice: &mut Dice,
+    ) -> Option<(RoutingKey, Vec<u8>)> {
         let keys = &self.nodes[node].machine.as_ref()?.keys;
+        let derived = targets.all.iter().map(|key| (key.topic(), key));
+        let derived: BTreeMap<TopicId, &RoutingKey> = derived.collect();
         let from = dice.index(self.heard.len());
         let around = self.heard[from..].iter().chain(&self.heard[..from]);
         let mut opened = around.filter_map(|envelope| {
-            let key = keys.get(&envelope.topic())?;
+            let topic = envelope.topic();
+            let key = keys.get(&topic).or(derived.get(&topic).copied())?;
             let content = envelope.open(key).ok()?;
             (!content.is_empty()).then(|| (key.clone(), content))
         });
@@ -215,6 +331,66 @@ impl World {
         };
         keys.filter_map(seed).collect()
     }
+}
+
+impl Targets {
+    /// A topic that this reads, or one of the group if none is known.
+    fn pick(&self, reader: Reader, dice: &mut Dice) -> Option<(Reader, RoutingKey)> {
+        let keys = match reader {
+            Reader::Group => &self.group,
+            Reader::Help => &self.help,
+            Reader::Inbox => &self.inboxes,
+        };
+        let found = keys.get(dice.index(keys.len())).map(|key| (reader, key));
+        let (reader, key) = found.or(self.group.first().map(|key| (Reader::Group, key)))?;
+        Some((reader, key.clone()))
+    }
+}
+
+/// The key of the help topic beside a group's topic.
+fn help_of(routing: &RoutingSecret) -> RoutingKey {
+    let mut secret = [0; 32];
+    Hkdf::<Sha256>::new(None, routing.as_bytes())
+        .expand(b"kith help v1", &mut secret)
+        .expect("32 bytes");
+    RoutingSecret::from_bytes(secret).key()
+}
+
+fn phantom(epoch: EpochId, dice: &mut Dice) -> Vec<u8> {
+    let mls = ByteBuf::from(noise(dice, 500));
+    encode(&match dice.below(3) {
+        0 => Phantom::Message { epoch, mls },
+        1 => Phantom::Commit { parent: epoch, mls },
+        _ => Phantom::Rejoin { parent: epoch, mls },
+    })
+}
+
+/// A request that does not open, or a reply that its signature does not fit.
+fn phantom_of_inbox(dice: &mut Dice) -> Vec<u8> {
+    let mut join = [0; JoinId::LEN];
+    dice.fill_bytes(&mut join);
+    encode(&match dice.below(2) {
+        0 => Inbox::Request {
+            join: JoinId::from_bytes(join),
+            encapsulated: noise_of(dice, 32),
+            sealed: ByteBuf::from(noise(dice, 2_000)),
+        },
+        _ => Inbox::Reply {
+            reply: encode(&Reply::Welcome {
+                joins: vec![JoinId::from_bytes(join)],
+                welcome: ByteBuf::from(noise(dice, 2_000)),
+                note: ByteBuf::from(noise(dice, 600)),
+            })
+            .into(),
+            signature: noise_of(dice, 64),
+        },
+    })
+}
+
+fn noise_of(dice: &mut Dice, len: usize) -> ByteBuf {
+    let mut bytes = vec![0; len];
+    dice.fill_bytes(&mut bytes);
+    ByteBuf::from(bytes)
 }
 
 fn noise(dice: &mut Dice, most: usize) -> Vec<u8> {

@@ -404,12 +404,13 @@ impl Cast {
         if !self.scope.insiders || !dice.percent(25) {
             return;
         }
-        const HARMS: [Harm; 5] = [
+        const HARMS: [Harm; 6] = [
             Harm::Transplant,
             Harm::Noise,
             Harm::Mangle,
             Harm::Phantom,
             Harm::BogusWelcome,
+            Harm::Parts,
         ];
         for _ in 0..dice.between(1, 5) {
             let at = self.moment(world, dice);
