@@ -461,6 +461,50 @@ fn the_only_steward_comes_back_from_an_old_disk_with_a_members_help() {
     }
 }
 
+#[test]
+fn who_came_back_with_fresh_keys_still_knows_the_log_of_before() {
+    let mut world = council(590, 6, 2, 3);
+    let log = |world: &World, node: usize| world.group(node, 0).expect("the group").log();
+    world.act(Action::CopyDisk { node: 4 });
+    let before = log(&world, 4);
+    post(&mut world, 4);
+    does(&mut world, 0, Deed::Promote(3));
+    world.run_for(HOUR);
+    world.act(Action::RestoreCopy { node: 4 });
+    world.run_for(HOUR.times(3));
+    does(&mut world, 0, Deed::Demote(3));
+    holds(&mut world);
+    let (after, of_all) = (log(&world, 4), log(&world, 5));
+    let breaks = after.windows(2).map(|pair| !pair[1].follows(&pair[0]));
+    let breaks: Vec<usize> = (1..)
+        .zip(breaks)
+        .filter_map(|(at, is)| is.then_some(at))
+        .collect();
+    let [back] = breaks[..] else {
+        panic!("one break: {after:?}");
+    };
+    assert!(after[..back].starts_with(&before));
+    let me = world.group(4, 0).expect("the group").me();
+    assert_eq!(after[back].changes, [LogChange::Rejoined(me)]);
+    assert_eq!(after[back].parent, None);
+    // Everybody else's log is one chain, in which the same coming back stands.
+    assert!(of_all.windows(2).all(|pair| pair[1].follows(&pair[0])));
+    let there = of_all
+        .iter()
+        .position(|entry| entry.epoch == after[back].epoch);
+    let there = there.expect("everybody is told");
+    assert_eq!(of_all[there].changes, after[back].changes);
+    assert_eq!(of_all[there + 1..], after[back + 1..]);
+    assert!(after.len() > back + 1, "the log goes on");
+    // So it is after a restart.
+    world.act(Action::Stop {
+        node: 4,
+        down: MINUTE,
+    });
+    world.run_for(MINUTE.times(5));
+    assert_eq!(log(&world, 4), after);
+}
+
 // Leaving.
 
 #[test]

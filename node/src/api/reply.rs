@@ -315,10 +315,11 @@ pub struct Rejoin {
     pub at: Moment,
 }
 
-/// The log of a group's changes, as far back as the caller's knowledge goes.
+/// The log of a group's changes, as far back as the caller's knowledge goes, and with what they knew
+/// before they came back with fresh keys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct GroupLog {
-    /// One a change, oldest first; each names the one before it by hash.
+    /// One a change, oldest first; each names the one before it by hash, but where `gap` is true.
     pub entries: Vec<LogEntry>,
 }
 
@@ -327,9 +328,13 @@ pub struct GroupLog {
 pub struct LogEntry {
     /// The hash of the change, which is the identifier of the epoch that it led to.
     pub epoch: String,
-    /// The hash of the entry before it; absent where the caller's knowledge begins.
+    /// The hash of the entry before it; absent where the caller's knowledge begins, or begins anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
+    /// Whether the chain is broken before this entry: the caller's device came back with fresh keys,
+    /// and does not know what happened since the entry before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gap: bool,
     /// The number of the epoch.
     pub number: u64,
     /// Who made the change.
@@ -385,10 +390,13 @@ pub enum ChangeKind {
 impl LogEntry {
     /// Says who changed what in plain words, one sentence after the other, on one line.
     pub fn text(&self) -> String {
-        if self.changes.is_empty() {
-            return format!("{} made a change.", self.by.name);
+        let mut said: Vec<String> = self.changes.iter().map(|change| self.say(change)).collect();
+        if said.is_empty() {
+            said.push(format!("{} made a change.", self.by.name));
         }
-        let said: Vec<String> = self.changes.iter().map(|change| self.say(change)).collect();
+        if self.gap {
+            said.push("What happened since the entry before is not known here.".to_owned());
+        }
         said.join(" ")
     }
 
@@ -471,7 +479,7 @@ pub enum ProblemKind {
     MissingChanges,
     /// This device was restored from an old copy.
     OldCopy,
-    /// Fresh keys were asked for and nobody has answered yet.
+    /// The caller's device asked whether it can still follow, and nobody has answered yet.
     Asked,
     /// A steward's node answered that the caller is no longer in the group.
     NoLongerIn,
@@ -775,6 +783,7 @@ mod tests {
             let entry = LogEntry {
                 epoch: "e1".into(),
                 parent: None,
+                gap: false,
                 number: 1,
                 by: self::subject("Ana"),
                 at: Moment::from_ms(0),
@@ -806,6 +815,24 @@ mod tests {
         assert_eq!(
             text(ChangeKind::Began, None, None),
             "What you know begins here, with a change by Ana."
+        );
+        let back = LogEntry {
+            epoch: "e9".into(),
+            parent: None,
+            gap: true,
+            number: 9,
+            by: subject("Ana"),
+            at: Moment::from_ms(0),
+            changes: vec![LogChange {
+                kind: ChangeKind::Rejoined,
+                subject: Some(subject("Ana")),
+                reason: None,
+                address: None,
+            }],
+        };
+        assert_eq!(
+            back.text(),
+            "Ana came back with fresh keys. What happened since the entry before is not known here."
         );
     }
 

@@ -464,9 +464,13 @@ fn rejoined(group: &Group) -> Vec<api::Rejoin> {
 }
 
 fn log(group: &Group) -> api::GroupLog {
-    let entry = |entry: LogEntry| api::LogEntry {
+    let log = group.log();
+    let gaps = log.windows(2).map(|pair| !pair[1].follows(&pair[0]));
+    let gaps: Vec<bool> = std::iter::once(false).chain(gaps).collect();
+    let entry = |(entry, gap): (LogEntry, bool)| api::LogEntry {
         epoch: entry.epoch.to_string(),
         parent: entry.parent.map(|parent| parent.to_string()),
+        gap,
         number: entry.number,
         by: subject(group, &entry.by),
         at: entry.at.into(),
@@ -477,7 +481,7 @@ fn log(group: &Group) -> api::GroupLog {
             .collect(),
     };
     api::GroupLog {
-        entries: group.log().into_iter().map(entry).collect(),
+        entries: log.into_iter().zip(gaps).map(entry).collect(),
     }
 }
 

@@ -663,6 +663,7 @@ fn log(group: &mut Group) -> GroupLog {
     let began = LogEntry {
         epoch: hash(0),
         parent: None,
+        gap: false,
         number: 0,
         by: by.clone(),
         at: Moment::from_ms(1_795_462_200_000),
@@ -695,6 +696,7 @@ fn log(group: &mut Group) -> GroupLog {
     let entries = changes.enumerate().map(|(index, (at, change))| LogEntry {
         epoch: hash(index + 1),
         parent: Some(hash(index)),
+        gap: false,
         number: index as u64 + 1,
         by: by.clone(),
         at,

@@ -32,7 +32,8 @@ pub struct Settling {
 pub struct LogEntry {
     /// The hash of the commit that made the change; the name of the epoch that it led to.
     pub epoch: EpochId,
-    /// The entry before it; none where this member's knowledge begins.
+    /// The entry that it follows; none where this member's knowledge begins, or begins anew since
+    /// they came back with fresh keys.
     pub parent: Option<EpochId>,
     /// The MLS epoch number.
     pub number: u64,
@@ -95,13 +96,22 @@ pub enum Problem {
     },
     /// This device was restored from an old copy, and must come back with fresh keys.
     OldCopy,
-    /// Fresh keys were asked for at this time and nobody has answered yet.
+    /// This device asked at this time whether it can still follow, and nobody has answered yet. If
+    /// it cannot, the answer leads to fresh keys.
     Asked {
         /// When, last.
         at: Time,
     },
     /// A steward's node answered that this member is no longer in the group.
     NoLongerIn,
+}
+
+impl LogEntry {
+    /// Whether the entry follows right after this one. Where it does not, this member's device came
+    /// back with fresh keys, and does not know what happened in between.
+    pub fn follows(&self, before: &Self) -> bool {
+        self.parent == Some(before.epoch)
+    }
 }
 
 impl std::fmt::Debug for LogChange {
@@ -142,10 +152,11 @@ impl Group {
         }
     }
 
-    /// The log of changes on the way from where this member came in, or came back with fresh keys,
-    /// to where they stand.
+    /// The log of changes on the way from where this member came in to where they stand. What
+    /// happened before they came back with fresh keys is in it as they knew it; where they came back
+    /// the chain begins anew ([`LogEntry::follows`]).
     pub fn log(&self) -> Vec<LogEntry> {
-        self.tree.path().map(log_entry).collect()
+        self.history().into_iter().map(log_entry).collect()
     }
 
     /// What keeps this group from working as it should; empty if all is well.

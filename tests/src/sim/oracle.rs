@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kith_protocol::{
-    group::{Group, LogEntry, Problem},
+    group::{Group, LogChange, LogEntry, Problem},
     id::{EventId, InviteId, MemberId},
     profile::{JoinState, Kind},
     time::{Span, Time},
@@ -310,7 +310,8 @@ impl World {
         }
     }
 
-    /// The logs of all members are the same, from the later of two beginnings.
+    /// The logs of all members are the same, from the later of two beginnings; before that each is a
+    /// chain, but where its member came back with fresh keys.
     fn check_logs(
         &self,
         slot: usize,
@@ -324,8 +325,19 @@ impl World {
             };
             let log = group.log();
             let begins = last_beginning(&log);
-            let came_back = |(member, _): &(MemberId, _)| *member == group.me();
-            if begins > 0 && !self.ledger.rejoins.iter().any(came_back) {
+            let came_back = |(member, _): &&(MemberId, _)| *member == group.me();
+            let times = self.ledger.rejoins.iter().filter(came_back).count();
+            // A disk that lost a record in the middle has lost what the next one follows.
+            let whole = !self.watches[*node].damaged;
+            let breaks = log.windows(2).filter(|pair| !pair[1].follows(&pair[0]));
+            let unmarked = |pair: &[LogEntry]| {
+                !pair[1].changes.contains(&LogChange::Rejoined(group.me()))
+                    || pair[1].by != group.me()
+            };
+            if (begins > 0 && times == 0)
+                || (whole && breaks.clone().count() > times)
+                || (whole && breaks.clone().any(unmarked))
+            {
                 say(
                     FailureKind::Divergence,
                     format!("the log of node {node} is not a chain"),
@@ -546,7 +558,7 @@ impl World {
 /// Where the chain begins that leads to a log's end: who came back with fresh keys does not know
 /// what happened while they were away.
 fn last_beginning(log: &[LogEntry]) -> usize {
-    let breaks = |pair: &[LogEntry]| pair[1].parent != Some(pair[0].epoch);
+    let breaks = |pair: &[LogEntry]| !pair[1].follows(&pair[0]);
     log.windows(2).rposition(breaks).map_or(0, |at| at + 1)
 }
 
