@@ -537,7 +537,7 @@ fn problem(group: &Group, problem: &Problem, asked: bool) -> api::Problem {
         advice: advice.to_owned(),
     };
     let tried_keys = if asked {
-        "Fresh keys were asked for; any member's node can answer."
+        "Fresh keys were asked for; a steward's node answers, or after a while any member's."
     } else {
         "What is missing is looked for in the group's mailboxes."
     };
@@ -600,11 +600,14 @@ fn problem(group: &Group, problem: &Problem, asked: bool) -> api::Problem {
         Problem::Asked { at } => say(
             ProblemKind::Asked,
             format!(
-                "Fresh keys were asked for on {}, and nobody has answered yet.",
+                "This device asked on {} whether it can still follow the group, and nobody has \
+                 answered yet.",
                 shown(*at)
             ),
-            "The request waits in the group's mailboxes.",
-            "Leave this node running; the answer comes when another member is online.",
+            "The question waits in the group's mailboxes; if this device needs fresh keys, the \
+             answer leads to them.",
+            "Leave this node running; the answer comes when a steward is online, or after a while \
+             when any other member is.",
         ),
         Problem::NoLongerIn => say(
             ProblemKind::NoLongerIn,
