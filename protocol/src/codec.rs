@@ -53,6 +53,9 @@ pub(crate) mod damage {
         cut.chain(turned).chain(longer)
     }
 
+    /// Lengths that a field of bytes can have, and should not.
+    pub(crate) const LENGTHS: [usize; 9] = [0, 1, 16, 31, 33, 63, 64, 65, 1000];
+
     /// Sees that a value is read from its own encoding, that no cut or longer one is a value, and
     /// that what else is read has that one encoding.
     pub(crate) fn is_noticed<T: Serialize + DeserializeOwned>(bytes: &[u8]) {

@@ -80,6 +80,7 @@ pub(crate) mod spec {
         },
         note::{CommitNote, Intent, MessageNote, Payload, Stand, What},
         policy::{MemberCard, capabilities},
+        rejoin::tests::odd_answers_to,
     };
 }
 

@@ -1139,9 +1139,65 @@ impl Group {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::codec::damage;
+
+    /// What a hostile program could send on a help topic when it has heard this question: contents
+    /// with fields of odd lengths, and answers to it that open and hold such.
+    pub(crate) fn odd_answers_to(question: &[u8]) -> Vec<Vec<u8>> {
+        let Ok(Help::Ask { ask, signature }) = codec::decode(question) else {
+            panic!("a question");
+        };
+        let (to, known) = (AskId::of(&ask), codec::decode::<Ask>(&ask).unwrap());
+        let sealed = |signed: &[u8]| {
+            let (config, crypto) = (CIPHERSUITE.hpke_config(), EpochStorage::default());
+            let sealed = crypto.crypto();
+            let sealed = sealed.hpke_seal(config, &known.key, HPKE_INFO, to.as_bytes(), signed);
+            let sealed = sealed.unwrap();
+            Help::Answer {
+                to,
+                encapsulated: sealed.kem_output.into(),
+                sealed: sealed.ciphertext.into(),
+            }
+        };
+        let signed = |answer: &[u8], signature: &[u8]| SignedAnswer {
+            steward: known.seen[0].0,
+            answer: answer.to_vec(),
+            signature: signature.to_vec(),
+        };
+        let calm = codec::encode(&Answer::Current { to }).unwrap();
+        let mut contents = Vec::new();
+        for odd in damage::LENGTHS.map(|len| vec![0x5a; len]) {
+            let answers = [signed(&odd, &[1; 64]), signed(&calm, &odd)];
+            let answers = answers.map(|answer| sealed(&codec::encode(&answer).unwrap()));
+            let (good, bad) = ((&ask, &signature), (vec![1; 32], vec![1; 80]));
+            let help = [
+                Help::Ask {
+                    ask: good.0.clone(),
+                    signature: odd.clone(),
+                },
+                Help::Ask {
+                    ask: odd.clone(),
+                    signature: good.1.clone(),
+                },
+                Help::Answer {
+                    to,
+                    encapsulated: odd.clone(),
+                    sealed: bad.1,
+                },
+                Help::Answer {
+                    to,
+                    encapsulated: bad.0,
+                    sealed: odd.clone(),
+                },
+                sealed(&odd),
+            ];
+            let help = help.iter().chain(&answers);
+            contents.extend(help.map(|help| codec::encode(help).unwrap()));
+        }
+        contents
+    }
 
     #[test]
     fn damaged_questions_and_answers_are_refused_and_never_panic() {

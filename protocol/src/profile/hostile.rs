@@ -10,7 +10,9 @@ use crate::{
     envelope::MAX_CONTENT,
     event::InviteSeed,
     group::MAX_LOADED_EPOCHS,
-    group::spec::{MemberCard, MlsSigner, Payload, RATCHET_WINDOW, capabilities, credential},
+    group::spec::{
+        MemberCard, MlsSigner, Payload, RATCHET_WINDOW, capabilities, credential, odd_answers_to,
+    },
     invite::InviteKeys,
     parts::split,
     view::EntryKind,
@@ -478,8 +480,21 @@ fn who_skips_keys_silences_nobody_else_and_costs_no_more_than_the_window() {
 /// Hands somebody what an envelope of this topic holds, damaged in every way, in envelopes that are
 /// sound; nothing of it has any effect.
 fn assert_damage_is_nothing(person: &mut Person, routing: &RoutingSecret, good: &Envelope) {
+    let content = good.open(&routing.key()).unwrap();
+    let all_sizes = [0, 1, MAX_CONTENT - 1, MAX_CONTENT].map(|len| vec![0xa1; len]);
+    let longest = [content.clone(), vec![0; MAX_CONTENT - content.len()]].concat();
+    // Of a long content a part of all damage: the decoders' own tests go through all of it.
+    let step = 1 + content.len() / 60;
+    let damaged = codec::damage::of(&content).step_by(step);
+    assert_nothing_happens(person, routing, damaged.chain(all_sizes).chain([longest]));
+}
+
+fn assert_nothing_happens(
+    person: &mut Person,
+    routing: &RoutingSecret,
+    contents: impl IntoIterator<Item = Vec<u8>>,
+) {
     let key = routing.key();
-    let content = good.open(&key).unwrap();
     let watched = person.0.watched(NOW);
     assert!(
         watched.iter().any(|topic| topic.routing == *routing),
@@ -495,17 +510,81 @@ fn assert_damage_is_nothing(person: &mut Person, routing: &RoutingSecret, good: 
         (groups.collect::<Vec<_>>(), joins.collect::<Vec<_>>())
     };
     let before = state(person);
-    let all_sizes = [0, 1, MAX_CONTENT - 1, MAX_CONTENT].map(|len| vec![0xa1; len]);
-    let longest = [content.clone(), vec![0; MAX_CONTENT - content.len()]].concat();
-    let damaged = codec::damage::of(&content)
-        .chain(all_sizes)
-        .chain([longest]);
-    for damaged in damaged {
-        let envelope = Envelope::seal(&key, NOW.bucket(), &damaged, &mut OsRng).unwrap();
+    for content in contents {
+        let envelope = Envelope::seal(&key, NOW.bucket(), &content, &mut OsRng).unwrap();
         let sent = person.receive(&[envelope]);
-        assert!(sent.is_empty(), "nobody answers {damaged:02x?}");
+        assert!(sent.is_empty(), "nobody answers {content:02x?}");
     }
     assert_eq!(state(person), before);
+}
+
+#[test]
+fn fields_of_odd_lengths_on_help_and_inbox_topics_do_nothing() {
+    let (mut people, group, link) = group_of(&["Ben"]);
+    let help = people[1].group(&group).routings()[0].help();
+    let ask = people[1].command(Command::Repair { group }).0;
+    let odd = odd_answers_to(&ask[0].open(&help.key()).unwrap());
+    for person in &mut people {
+        assert_nothing_happens(person, &help, odd.iter().cloned());
+    }
+    let answer = people[0].receive(&ask);
+    people[1].receive(&answer);
+    assert!(people[1].group(&group).problems().is_empty());
+
+    let parsed = Link::parse(&link).unwrap();
+    let mut chloe = Person::new();
+    let pseudonym = name("Chloe");
+    let request = chloe.command(Command::Join { link, pseudonym }).0;
+    let content = request[0].open(&parsed.inbox.key()).unwrap();
+    let Ok(InboxPayload::Request {
+        join,
+        encapsulated,
+        sealed,
+    }) = codec::decode(&content)
+    else {
+        panic!("a request")
+    };
+    let reply = Reply::Refusal {
+        join,
+        why: Refusal::UsedUp,
+    };
+    let reply = codec::encode(&reply).unwrap();
+    let part = split(&vec![7; 100_000]).unwrap().remove(0);
+    let odd = codec::damage::LENGTHS.map(|len| vec![0x5a; len]);
+    let odd = odd.into_iter().flat_map(|odd| {
+        [
+            InboxPayload::Request {
+                join,
+                encapsulated: odd.clone(),
+                sealed: sealed.clone(),
+            },
+            InboxPayload::Request {
+                join,
+                encapsulated: encapsulated.clone(),
+                sealed: odd.clone(),
+            },
+            InboxPayload::Reply {
+                reply: reply.clone(),
+                signature: odd.clone(),
+            },
+            InboxPayload::Reply {
+                reply: odd.clone(),
+                signature: vec![1; 64],
+            },
+            InboxPayload::Part {
+                part: part.clone(),
+                signature: odd,
+            },
+        ]
+    });
+    let odd: Vec<Vec<u8>> = odd
+        .map(|payload| codec::encode(&payload).unwrap())
+        .collect();
+    assert_nothing_happens(&mut people[0], &parsed.inbox, odd.iter().cloned());
+    assert_nothing_happens(&mut chloe, &parsed.inbox, odd);
+    let answers = people[0].receive(&request);
+    chloe.receive(&answers);
+    assert!(chloe.0.groups.contains_key(&group), "the real one counts");
 }
 
 #[test]

@@ -204,7 +204,7 @@ impl World {
                     }),
                     Reader::Inbox => encode(&Inbox::Part {
                         part,
-                        signature: noise_of(dice, 64),
+                        signature: odd(dice, 64),
                     }),
                 };
                 Some((target, content))
@@ -256,11 +256,11 @@ impl World {
         Some(match dice.below(2) {
             0 => encode(&Help::Ask {
                 ask: ByteBuf::from(ask),
-                signature: noise_of(dice, 64),
+                signature: odd(dice, 64),
             }),
             _ => encode(&Help::Answer {
                 to: ByteBuf::from(to),
-                encapsulated: noise_of(dice, 32),
+                encapsulated: odd(dice, 32),
                 sealed: ByteBuf::from(noise(dice, 2_000)),
             }),
         })
@@ -372,7 +372,7 @@ fn phantom_of_inbox(dice: &mut Dice) -> Vec<u8> {
     encode(&match dice.below(2) {
         0 => Inbox::Request {
             join: JoinId::from_bytes(join),
-            encapsulated: noise_of(dice, 32),
+            encapsulated: odd(dice, 32),
             sealed: ByteBuf::from(noise(dice, 2_000)),
         },
         _ => Inbox::Reply {
@@ -382,7 +382,7 @@ fn phantom_of_inbox(dice: &mut Dice) -> Vec<u8> {
                 note: ByteBuf::from(noise(dice, 600)),
             })
             .into(),
-            signature: noise_of(dice, 64),
+            signature: odd(dice, 64),
         },
     })
 }
@@ -391,6 +391,12 @@ fn noise_of(dice: &mut Dice, len: usize) -> ByteBuf {
     let mut bytes = vec![0; len];
     dice.fill_bytes(&mut bytes);
     ByteBuf::from(bytes)
+}
+
+/// Noise of the right length, mostly.
+fn odd(dice: &mut Dice, len: usize) -> ByteBuf {
+    let off = if dice.percent(70) { 0 } else { dice.index(len) };
+    noise_of(dice, len - off)
 }
 
 fn noise(dice: &mut Dice, most: usize) -> Vec<u8> {
