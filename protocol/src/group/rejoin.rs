@@ -520,7 +520,8 @@ impl Group {
         let lately = |at: Time| at.after(ASK_AGAIN_BY_HAND) > context.now;
         let others = self.roster().len() > 1;
         let others = others && (self.removal().is_none() || self.recovery.infers_out());
-        if self.in_touch() && others && !self.recovery.asked_at().is_some_and(lately) {
+        let asked = [self.recovery.asked_at(), self.recovery.fine];
+        if self.in_touch() && others && !asked.into_iter().flatten().any(lately) {
             self.ask(context)?;
         }
         self.catch_up(context)
@@ -1212,6 +1213,7 @@ pub(crate) mod tests {
             at: Time::from_ms(1_800_000_000_000),
             tip: epoch,
             old_copy: true,
+            anyone: true,
             seen: seen.clone(),
         };
         let ask = codec::encode(&ask).unwrap();
