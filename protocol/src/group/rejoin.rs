@@ -967,7 +967,9 @@ impl Group {
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
         self.recovery.asked = None;
-        self.recovery.asking = None;
+        if !out.inferred {
+            self.recovery.asking = None;
+        }
         self.recovery.said_out = None;
         self.recovery.out = Some(out);
         context.notify(Notice::Group { group: self.id });

@@ -156,7 +156,23 @@ impl Group {
     /// happened before they came back with fresh keys is in it as they knew it; where they came back
     /// the chain begins anew ([`LogEntry::follows`]).
     pub fn log(&self) -> Vec<LogEntry> {
-        self.history().into_iter().map(log_entry).collect()
+        let roots = self.tree.roots();
+        let mut log: Vec<&Epoch> = self.tree.path().collect();
+        let begins = log.first().map(|root| root.id);
+        let mut at = roots.iter().position(|root| Some(root.epoch) == begins);
+        // Before a commit by which this member came back there is what they had followed until then;
+        // before a Welcome there is nothing, or another Welcome to a branch that lost.
+        while let Some(before) = at.and_then(|at| at.checked_sub(1))
+            && log
+                .first()
+                .is_some_and(|root| root.meta.committer == self.me())
+        {
+            let path = self.tree.path_from(roots[before].epoch);
+            let path = path.iter().filter_map(|id| self.tree.get(id));
+            log.splice(..0, path);
+            at = Some(before);
+        }
+        log.into_iter().map(log_entry).collect()
     }
 
     /// What keeps this group from working as it should; empty if all is well.

@@ -451,7 +451,8 @@ impl World {
         });
         let no_keys = self.ledger.sent_in(&post.event).is_some_and(|epoch| {
             let disk = &self.nodes[node].disk;
-            !disk.has(Kind::Epoch, epoch.as_bytes())
+            let has = |kind| disk.has(kind, epoch.as_bytes());
+            !has(Kind::Epoch) || (self.watches[node].damaged && !has(Kind::Ratchet))
         });
         lost || away || (came_back && no_keys)
     }
