@@ -195,8 +195,18 @@ impl Records {
     /// Reads what a mailbox is restored from: what is known of each envelope, and the pins.
     pub(crate) fn mail(&self) -> Result<(Vec<Kept>, Pins), RecordsError> {
         let mut kept = Vec::new();
-        for record in self.scan(ENVELOPE) {
-            kept.extend(record?.and_then(|(key, value)| read_kept(&key, &value)));
+        if self.vault.is_some() {
+            for record in self.scan(ENVELOPE) {
+                let record = record?;
+                kept.extend(record.and_then(|(key, value)| read_kept(&key, &value, value.len())));
+            }
+        } else {
+            // Plain records say all that is needed where they begin.
+            for record in self.store.scan_heads(&[ENVELOPE]) {
+                let (key, value) = record?;
+                let key = key.get(1..).unwrap_or_default();
+                kept.extend(read_kept(key, &value.bytes, value.len));
+            }
         }
         let mut pins = Vec::new();
         for record in self.scan(PIN) {
@@ -261,14 +271,15 @@ fn read_pin(value: &[u8]) -> Option<PinKept> {
     })
 }
 
-fn read_kept(key: &[u8], value: &[u8]) -> Option<Kept> {
+/// Reads what is to be known of an envelope from the beginning of its value, which has `len` bytes in all.
+fn read_kept(key: &[u8], value: &[u8], len: usize) -> Option<Kept> {
     let (head, envelope) = value.split_at_checked(ENVELOPE_HEAD)?;
     let (topic, bucket) = stored_header(envelope)?;
     Some(Kept {
         topic,
         bucket,
         id: EnvelopeId::from_bytes(key.try_into().ok()?),
-        len: envelope.len(),
+        len: len.saturating_sub(ENVELOPE_HEAD),
         arrived: Time::from_ms(u64::from_be_bytes(head[..8].try_into().ok()?)),
         made_here: head[8] == 1,
     })

@@ -303,7 +303,7 @@ async fn community_once(
     let dir = profile.join(STORE_DIR);
     let store = {
         let dir = dir.clone();
-        let opened = tokio::task::spawn_blocking(move || Store::open(&dir));
+        let opened = tokio::task::spawn_blocking(move || Store::open_for_many(&dir));
         opened.await.map_err(internal)?.map_err(store_error)?
     };
     let (_watch, disk) = DiskWatch::start(

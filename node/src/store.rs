@@ -35,6 +35,10 @@
 //! 5. **A failed sync is final.** The kernel may drop the pages that it could not write, and a second sync
 //!    then succeeds without them. After a failure nothing is acknowledged until the node restarts.
 //!
+//! A store of many values that come and go in the order of time ([`Store::open_for_many`]) keeps all but the
+//! smallest in the [`heap`] instead: shared files that are appended to and synced before the batch. The tree then
+//! holds some 120 bytes of each, which is what an open reads. Measured on a community node: see `docs/scaling.md`.
+//!
 //! # Space
 //!
 //! sled gives space back only from the thread that also flushes when it likes, which rule 1 forbids: without
@@ -47,11 +51,13 @@
 //!
 //! `tree/` is sled's (`conf`, `db`, `snap.*`), `blobs/` holds the largest values. The tree is made as
 //! `tree.new` and renamed once all of it is on disk: a crash never leaves half of one. The tree's keys are `k` + the caller's key; `p` + the
-//! name of a value + the number of a piece; `f` + the name of a file in use; `s` for the bytes alive.
+//! name of a value + the number of a piece; `f` + the name of a file in use; `h` + the number of a file of the heap,
+//! which holds how many of its bytes are alive; `s` for the bytes alive in the tree. `heap/` holds the shared files.
 
 mod blobs;
 mod compact;
 mod disk;
+mod heap;
 #[cfg(all(test, unix))]
 mod kill_tests;
 mod pending;
@@ -60,7 +66,7 @@ mod power_loss_tests;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::fs::{self, File};
 use std::io;
@@ -76,6 +82,7 @@ use thiserror::Error;
 
 use self::blobs::{Blobs, NAME_BYTES, ValueName};
 use self::disk::Disk;
+use self::heap::{Changed, Entry, HEAD_BYTES, Heap, Place};
 use self::pending::{Pending, Writes};
 
 /// The longest key, in bytes.
@@ -115,6 +122,7 @@ const READ_ATTEMPTS: u32 = 16;
 const TREE_DIR: &str = "tree";
 const NEW_TREE_DIR: &str = "tree.new";
 const BLOB_DIR: &str = "blobs";
+const HEAP_DIR: &str = "heap";
 /// The file of a tree that holds its log.
 const LOG_FILE: &str = "db";
 /// The file of a tree that holds its format; a damaged one is not recognised as a tree.
@@ -126,6 +134,11 @@ const RECORD: u8 = b'k';
 const PIECE: u8 = b'p';
 /// Marks the names of files in use in the tree.
 const FILE_IN_USE: u8 = b'f';
+/// Marks the numbers of the heap's files in the tree.
+const HEAP_FILE: u8 = b'h';
+
+/// The smallest value that a store of many keeps in its heap, in bytes.
+const HEAP_MIN_BYTES: usize = 256;
 
 /// The key of the number of bytes alive in the tree.
 const ALIVE: &[u8] = b"s";
@@ -225,10 +238,24 @@ impl Store {
     }
 
     fn open_on(dir: &Path, disk: Disk) -> Result<Store, StoreError> {
-        let inner = open(dir, disk)?;
+        Store::open_with(dir, disk, false)
+    }
+
+    fn open_with(dir: &Path, disk: Disk, many: bool) -> Result<Store, StoreError> {
+        let inner = open(dir, disk, many)?;
         Ok(Store {
             inner: Arc::new(inner),
         })
+    }
+
+    /// Opens a store in which many values lie that come and go in the order of time. It reads what any store
+    /// wrote, and the other way around; what it writes itself, it keeps in the [`heap`], which costs a second sync
+    /// for each commit and much less of everything else.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_for_many(dir: &Path) -> Result<Store, StoreError> {
+        Store::open_with(dir, Disk::default(), true)
     }
 
     /// Reads a value, as of the last batch applied. Blocks on the disk if it is not in memory.
@@ -250,11 +277,26 @@ impl Store {
         &self,
         prefix: &[u8],
     ) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), StoreError>> + use<> {
+        let values = self.scan(prefix, false);
+        values.map(|record| record.map(|(key, Value { bytes, .. })| (key, bytes)))
+    }
+
+    /// As [`Store::scan_prefix`], but of each value only how it begins and how long it is: without reading the
+    /// rest, where it lies apart.
+    pub fn scan_heads(
+        &self,
+        prefix: &[u8],
+    ) -> impl Iterator<Item = Result<(Vec<u8>, Value), StoreError>> + use<> {
+        self.scan(prefix, true)
+    }
+
+    fn scan(&self, prefix: &[u8], heads: bool) -> Scan {
         // What waits is copied first: a commit in between then shows up in the tree, not in neither.
         let waiting = read(&self.inner.pending).scan(prefix);
         let committed = self.inner.tree.scan_prefix(record_key(prefix));
         Scan {
             inner: Arc::clone(&self.inner),
+            heads,
             waiting: waiting.into_iter().peekable(),
             committed: committed.peekable(),
         }
@@ -312,7 +354,23 @@ impl Store {
     /// Tells whether the next open will give much space back.
     pub fn is_wasteful(&self) -> bool {
         let log = self.inner.log.metadata().map_or(0, |log| log.len());
-        is_wasteful(log, self.alive_bytes())
+        is_wasteful(log, self.alive_bytes()) || self.inner.heap.is_wasteful()
+    }
+}
+
+/// A value, or how it begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Value {
+    /// Its bytes; of a head at least the first 64, or all of them.
+    pub bytes: Vec<u8>,
+    /// The length of all of it.
+    pub len: usize,
+}
+
+impl Value {
+    fn whole(bytes: Vec<u8>) -> Self {
+        let len = bytes.len();
+        Self { bytes, len }
     }
 }
 
@@ -325,6 +383,9 @@ struct Inner {
     log: File,
     log_path: PathBuf,
     blobs: Blobs,
+    heap: Heap,
+    /// Whether the heap is written to.
+    many: bool,
     /// The bytes of keys and values in the tree.
     alive: AtomicU64,
     pending: RwLock<Pending>,
@@ -355,9 +416,10 @@ impl Inner {
             return Ok(());
         }
         match no_panic(|| self.write_through(&writes)) {
-            Ok(obsolete) => {
+            Ok(change) => {
                 write(&self.pending).finish(upto);
-                self.blobs.delete(&obsolete);
+                self.blobs.delete(&change.obsolete);
+                self.heap.changed(&change.heap);
                 Ok(())
             }
             Err(cause) => {
@@ -368,8 +430,8 @@ impl Inner {
         }
     }
 
-    /// Writes all of `writes` as one batch and syncs it. Returns the files that are no longer in use.
-    fn write_through(&self, writes: &Writes) -> Result<Vec<ValueName>, Cause> {
+    /// Writes all of `writes` as one batch and syncs it. Returns what has become of files thereby.
+    fn write_through(&self, writes: &Writes) -> Result<Change, Cause> {
         let mut change = self.plan(writes)?;
         let alive = self.alive.load(Ordering::Relaxed) + change.added;
         let alive = alive.saturating_sub(change.removed);
@@ -384,7 +446,7 @@ impl Inner {
         self.tree.flush()?;
         self.disk.sync_file(&self.log, &self.log_path)?;
         self.alive.store(alive, Ordering::Relaxed);
-        Ok(change.obsolete)
+        Ok(change)
     }
 
     /// Writes the files that `writes` needs and works out what the tree has to hold then.
@@ -395,6 +457,13 @@ impl Inner {
             .blobs
             .write_all(large.map(|value| &**value))?
             .into_iter();
+        let heaped = writes.iter().filter_map(|(key, value)| {
+            let value = value
+                .as_deref()
+                .filter(|value| self.is_heaped(value.len()))?;
+            Some((key.as_slice(), value))
+        });
+        let mut places = self.heap.append(heaped)?.into_iter();
         let mut change = Change::default();
         for (key, value) in writes {
             let key = record_key(key);
@@ -407,7 +476,12 @@ impl Inner {
                 continue;
             };
             let len = value.len();
-            let stored = if len <= PIECE_BYTES {
+            let stored = if self.is_heaped(len) {
+                let place = places.next().ok_or("a value has no place")?;
+                change.placed.push(place);
+                let head = value.get(..HEAD_BYTES).unwrap_or(value);
+                Stored::Heap { place, head }
+            } else if len <= PIECE_BYTES {
                 Stored::Whole(value)
             } else if len <= PIECES_MAX_BYTES {
                 let name = ValueName::random()?;
@@ -422,7 +496,36 @@ impl Inner {
             };
             change.set(key, stored.encode());
         }
+        change.settle_heap(&self.heap);
         Ok(change)
+    }
+
+    fn is_heaped(&self, len: usize) -> bool {
+        self.many && (HEAP_MIN_BYTES..=PIECES_MAX_BYTES).contains(&len)
+    }
+
+    /// Puts anew what is alive in files of the heap that are mostly dead, so that they go.
+    fn tidy_heap(&self) -> Result<(), StoreError> {
+        for file in self.heap.wasteful() {
+            let entries = self.heap.entries(file);
+            let entries = entries.map_err(|source| io_error(self.heap.dir(), source))?;
+            for Entry { at, key, value } in entries {
+                let alive = no_panic(|| match self.tree.get(record_key(&key))? {
+                    Some(stored) => Ok(Stored::decode(&stored)?.is_at(file, at)),
+                    None => Ok(false),
+                });
+                if !self.or_damaged(alive)? {
+                    continue;
+                }
+                if read(&self.pending).waiting_bytes() + value.len() > WAITING_MAX_BYTES {
+                    self.commit()?;
+                }
+                let value = Some(value);
+                write(&self.pending).add(vec![Write { key, value }]);
+            }
+            self.commit()?;
+        }
+        Ok(())
     }
 
     /// Applies a batch and leaves no page too full or too empty (see rule 2).
@@ -455,6 +558,7 @@ impl Inner {
         let (value, expected) = match Stored::decode(stored)? {
             Stored::Whole(value) => return Ok(Some(value.to_vec())),
             Stored::File { name, len } => (self.blobs.read(name)?.unwrap_or_default(), len),
+            Stored::Heap { place, .. } => return self.heap.read(place),
             Stored::Pieces { name, len } => {
                 let mut value = Vec::with_capacity(len);
                 for key in piece_keys(name, len) {
@@ -464,6 +568,27 @@ impl Inner {
             }
         };
         Ok((value.len() == expected).then_some(value))
+    }
+
+    /// As [`Inner::load`], but no more of the value than is at hand.
+    fn load_head(&self, stored: &[u8]) -> Result<Option<Value>, Cause> {
+        Ok(match Stored::decode(stored)? {
+            Stored::Heap { place, head } => Some(Value {
+                bytes: head.to_vec(),
+                len: place.len as usize,
+            }),
+            Stored::Pieces { name, len } => {
+                let first = piece_keys(name, len)
+                    .next()
+                    .ok_or("a value has no pieces")?;
+                let first = self.tree.get(first)?;
+                first.map(|first| Value {
+                    bytes: first.to_vec(),
+                    len,
+                })
+            }
+            Stored::Whole(_) | Stored::File { .. } => self.load(stored)?.map(Value::whole),
+        })
     }
 
     /// Reports whatever went wrong in reading as damage.
@@ -484,12 +609,14 @@ impl Drop for Inner {
 /// The records of a scan: what waits, merged over what the tree holds.
 struct Scan {
     inner: Arc<Inner>,
+    /// Whether heads are enough.
+    heads: bool,
     waiting: Peekable<<Writes as IntoIterator>::IntoIter>,
     committed: Peekable<sled::Iter>,
 }
 
 /// A record with its value, or without one if it turned out to be deleted; `None` ends a scan.
-type Step = Option<(Vec<u8>, Option<Vec<u8>>)>;
+type Step = Option<(Vec<u8>, Option<Value>)>;
 
 impl Scan {
     fn step(&mut self) -> Result<Step, Cause> {
@@ -510,14 +637,19 @@ impl Scan {
             if next.is_some() && next.as_ref().map(|(key, _)| key) == committed_key.as_ref() {
                 self.committed.next();
             }
-            return Ok(next.map(|(key, value)| (key, value.map(|value| value.to_vec()))));
+            let whole = |value: Option<Arc<[u8]>>| value.map(|value| Value::whole(value.to_vec()));
+            return Ok(next.map(|(key, value)| (key, whole(value))));
         }
         let (Some(key), Some((_, stored))) = (committed_key, self.committed.next().transpose()?)
         else {
             return Ok(None);
         };
-        let value = match self.inner.load(&stored)? {
-            None => self.inner.read_committed(&key)?,
+        let loaded = match self.heads {
+            true => self.inner.load_head(&stored)?,
+            false => self.inner.load(&stored)?.map(Value::whole),
+        };
+        let value = match loaded {
+            None => self.inner.read_committed(&key)?.map(Value::whole),
             value => value,
         };
         Ok(Some((key, value)))
@@ -525,7 +657,7 @@ impl Scan {
 }
 
 impl Iterator for Scan {
-    type Item = Result<(Vec<u8>, Vec<u8>), StoreError>;
+    type Item = Result<(Vec<u8>, Value), StoreError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
@@ -550,12 +682,33 @@ struct Change {
     removed: u64,
     /// Files that nothing names afterwards.
     obsolete: Vec<ValueName>,
+    /// Where new values lie in the heap, and where those lay that go.
+    placed: Vec<Place>,
+    displaced: Vec<Place>,
+    /// What comes of the heap's files.
+    heap: Changed,
 }
 
 impl Change {
     fn set(&mut self, key: Vec<u8>, value: Vec<u8>) {
         self.added += (key.len() + value.len()) as u64;
         self.batch.insert(key, value);
+    }
+
+    /// Says in the tree how much of each file of the heap is alive.
+    fn settle_heap(&mut self, heap: &Heap) {
+        if self.placed.is_empty() && self.displaced.is_empty() {
+            return;
+        }
+        // Not counted among the bytes alive: they are few.
+        self.heap = heap.change(self.placed.iter(), self.displaced.iter());
+        for (file, alive) in &self.heap.alive {
+            self.batch
+                .insert(heap_file_key(*file), &alive.to_be_bytes());
+        }
+        for file in &self.heap.gone {
+            self.batch.remove(heap_file_key(*file));
+        }
     }
 
     /// Removes a record whose value has `len` bytes.
@@ -580,6 +733,7 @@ impl Change {
                 self.remove(file_key(name), 0);
                 self.obsolete.push(name);
             }
+            Stored::Heap { place, .. } => self.displaced.push(place),
         }
     }
 }
@@ -592,12 +746,15 @@ enum Stored<'a> {
     Pieces { name: ValueName, len: usize },
     /// The name of a value of `len` bytes that is in a file.
     File { name: ValueName, len: usize },
+    /// The place of a value in the heap, and how it begins.
+    Heap { place: Place, head: &'a [u8] },
 }
 
 impl Stored<'_> {
     const WHOLE: u8 = 0;
     const PIECES: u8 = 1;
     const FILE: u8 = 2;
+    const HEAP: u8 = 3;
 
     fn encode(&self) -> Vec<u8> {
         let apart = |kind, name: &ValueName, len: usize| {
@@ -607,13 +764,29 @@ impl Stored<'_> {
             Stored::Whole(value) => [&[Self::WHOLE], *value].concat(),
             Stored::Pieces { name, len } => apart(Self::PIECES, name, *len),
             Stored::File { name, len } => apart(Self::FILE, name, *len),
+            Stored::Heap { place, head } => [&[Self::HEAP], &place.encode()[..], *head].concat(),
         }
+    }
+
+    /// Tells whether it is the entry of a file of the heap that begins there.
+    fn is_at(&self, file: u32, at: u32) -> bool {
+        matches!(self, Stored::Heap { place, .. } if place.is_at(file, at))
     }
 
     fn decode(bytes: &[u8]) -> Result<Stored<'_>, Cause> {
         let (kind, rest) = bytes.split_first().ok_or("a record is empty")?;
         if *kind == Self::WHOLE {
             return Ok(Stored::Whole(rest));
+        }
+        if *kind == Self::HEAP {
+            let (place, head) = rest
+                .split_first_chunk::<{ Place::BYTES }>()
+                .ok_or("a record is too short")?;
+            let place = Place::decode(place);
+            if place.len as usize > PIECES_MAX_BYTES {
+                return Err("a record is too long".into());
+            }
+            return Ok(Stored::Heap { place, head });
         }
         let (name, len) = rest
             .split_first_chunk::<NAME_BYTES>()
@@ -632,7 +805,7 @@ impl Stored<'_> {
 }
 
 /// Opens or creates all parts of a store and leaves them on disk.
-fn open(dir: &Path, disk: Disk) -> Result<Inner, StoreError> {
+fn open(dir: &Path, disk: Disk, many: bool) -> Result<Inner, StoreError> {
     let io = |source| io_error(dir, source);
     disk::create_private_dir(&disk, dir).map_err(io)?;
     let tree_dir = dir.join(TREE_DIR);
@@ -640,6 +813,11 @@ fn open(dir: &Path, disk: Disk) -> Result<Inner, StoreError> {
     remove_half_written_snapshots(&tree_dir).map_err(io)?;
     let (db, alive) = compact::open(dir, &tree_dir, &disk)?;
     let blobs = Blobs::open(dir.join(BLOB_DIR), disk.clone()).map_err(io)?;
+    let heap = no_panic(|| {
+        let alive = heap_files(&db)?;
+        Heap::open(dir.join(HEAP_DIR), disk.clone(), &alive)
+    });
+    let heap = heap.map_err(|cause| damaged(dir, cause))?;
 
     // Recovery wrote a new snapshot and then cleared parts of the log that only the old one needs. The
     // snapshot's name has to be on disk before the cleared parts are.
@@ -655,6 +833,8 @@ fn open(dir: &Path, disk: Disk) -> Result<Inner, StoreError> {
         tree: (*db).clone(),
         alive: AtomicU64::new(alive),
         blobs,
+        heap,
+        many,
         disk,
         dir: dir.to_path_buf(),
         pending: RwLock::default(),
@@ -663,7 +843,20 @@ fn open(dir: &Path, disk: Disk) -> Result<Inner, StoreError> {
         broken: OnceLock::new(),
     };
     delete_unused_blobs(&inner)?;
+    if inner.heap.is_wasteful() {
+        inner.tidy_heap()?;
+    }
     Ok(inner)
+}
+
+/// The files of the heap, and how many bytes are alive in each.
+fn heap_files(tree: &sled::Tree) -> Result<BTreeMap<u32, u64>, Cause> {
+    let files = tree.scan_prefix([HEAP_FILE]).map(|record| {
+        let (key, alive) = record?;
+        let file = u32::from_be_bytes(key[1..].try_into()?);
+        Ok((file, u64::from_be_bytes(alive.as_ref().try_into()?)))
+    });
+    files.collect()
 }
 
 /// Makes an empty tree, which appears under its name only once all of it is on disk.
@@ -777,6 +970,10 @@ fn record_key(key: &[u8]) -> Vec<u8> {
 
 fn file_key(name: ValueName) -> Vec<u8> {
     [&[FILE_IN_USE], &name.0[..]].concat()
+}
+
+fn heap_file_key(file: u32) -> Vec<u8> {
+    [&[HEAP_FILE], &file.to_be_bytes()[..]].concat()
 }
 
 /// The keys of the pieces of a value of `len` bytes, in order.

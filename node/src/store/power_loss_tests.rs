@@ -32,7 +32,8 @@ use tempfile::TempDir;
 
 use super::disk::{Disk, Probe};
 use super::{
-    BLOB_DIR, LOG_FILE, NEW_TREE_DIR, PIECE, PIECE_BYTES, PIECES_MAX_BYTES, Store, TREE_DIR, Write,
+    BLOB_DIR, HEAP_DIR, LOG_FILE, NEW_TREE_DIR, PIECE, PIECE_BYTES, PIECES_MAX_BYTES, RECORD,
+    Store, Stored, TREE_DIR, Write, heap_files,
 };
 
 /// The unit in which a disk keeps or loses what was not synced.
@@ -309,8 +310,10 @@ impl Trial {
 /// One life of the store, from an open to a power loss.
 fn live(plug: &Arc<PullablePlug>) {
     let dir = plug.trial().live();
-    let opened =
-        Store::open_on(&dir, Disk::watched(plug.clone())).map_err(|error| error.to_string());
+    // A community node's store and a personal one's, by turns, from what the other left.
+    let many = plug.trial().random.percent(60);
+    let opened = Store::open_with(&dir, Disk::watched(plug.clone()), many)
+        .map_err(|error| error.to_string());
     let opened = opened.and_then(|store| state_of(&store, &dir).map(|state| (store, state)));
     let (store, state) = match opened {
         Ok((store, state)) => (store, state),
@@ -367,25 +370,38 @@ fn state_of(store: &Store, dir: &Path) -> Result<State, String> {
         .collect::<Result<State, _>>()
         .map_err(|error| error.to_string())?;
 
-    let lengths = || state.values().map(|value| value.len());
-    let files_expected = lengths().filter(|len| *len > PIECES_MAX_BYTES).count();
-    let pieces_expected: usize = lengths()
-        .filter(|len| (PIECE_BYTES + 1..=PIECES_MAX_BYTES).contains(len))
-        .map(|len| len.div_ceil(PIECE_BYTES))
-        .sum();
+    let (mut files_expected, mut pieces_expected) = (0, 0);
+    let mut heap_expected = BTreeMap::<u32, u64>::new();
+    for record in store.inner.tree.scan_prefix([RECORD]) {
+        let (_, stored) = record.map_err(|error| error.to_string())?;
+        match Stored::decode(&stored).map_err(|error| error.to_string())? {
+            Stored::Whole(_) => {}
+            Stored::Pieces { len, .. } => pieces_expected += len.div_ceil(PIECE_BYTES),
+            Stored::File { .. } => files_expected += 1,
+            Stored::Heap { place, .. } => {
+                *heap_expected.entry(place.file).or_default() += place.entry_bytes();
+            }
+        }
+    }
     let count = |dir: &Path| fs::read_dir(dir).unwrap().count();
     let (files, spilled) = (
         count(&dir.join(BLOB_DIR)),
         count(&dir.join(TREE_DIR).join("blobs")),
     );
     let pieces = store.inner.tree.scan_prefix([PIECE]).count();
+    let mut heap = heap_files(&store.inner.tree).map_err(|error| error.to_string())?;
+    let heap_count = count(&dir.join(HEAP_DIR));
+    let heap_files_expected = heap.len();
+    heap.retain(|_, alive| *alive > 0);
     match (
-        (files, pieces, spilled) == (files_expected, pieces_expected, 0),
+        (files, pieces, spilled) == (files_expected, pieces_expected, 0)
+            && (heap_count, &heap) == (heap_files_expected, &heap_expected),
         dir.join(NEW_TREE_DIR).exists(),
     ) {
         (true, false) => Ok(state),
         _ => Err(format!(
-            "{files} files for {files_expected}, {pieces} pieces for {pieces_expected}, {spilled} spilled pages"
+            "{files} files for {files_expected}, {pieces} pieces for {pieces_expected}, {spilled} spilled pages, \
+             {heap_count} files of the heap for {heap_files_expected}, {heap:?} alive for {heap_expected:?}"
         )),
     }
 }

@@ -617,3 +617,150 @@ async fn reads_find_nothing_left_to_rearrange() {
         );
     }
 }
+
+// Stores of many.
+
+fn heap_names(dir: &Path) -> Vec<String> {
+    let names = fs::read_dir(dir.join(HEAP_DIR)).unwrap();
+    let mut names: Vec<String> = names
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Keys of envelopes are hashes: in no order that has to do with time.
+fn key_of(at: u32) -> Vec<u8> {
+    [b"e", &at.wrapping_mul(2_654_435_761).to_be_bytes()[..]].concat()
+}
+
+#[tokio::test]
+async fn a_store_of_many_and_an_ordinary_one_read_each_others_values() {
+    let dir = TempDir::new().unwrap();
+    let lens = [
+        0,
+        255,
+        256,
+        1033,
+        PIECE_BYTES + 1,
+        PIECES_MAX_BYTES,
+        PIECES_MAX_BYTES + 1,
+    ];
+    let expected = |round: u8| -> Vec<_> {
+        let lens = lens.iter().zip(0_u8..);
+        lens.map(|(len, at)| (vec![at], value(*len, round ^ at)))
+            .collect()
+    };
+    for round in 0..4 {
+        let store = if round % 2 == 0 {
+            Store::open_for_many(dir.path()).unwrap()
+        } else {
+            Store::open(dir.path()).unwrap()
+        };
+        if round > 0 {
+            assert_eq!(scan(&store, b""), expected(round - 1));
+        }
+        let writes = expected(round).into_iter();
+        store
+            .apply(writes.map(|(key, value)| set(&key, &value)).collect())
+            .unwrap();
+        store.hard_flush().await.unwrap();
+        assert_eq!(scan(&store, b""), expected(round));
+        for (key, value) in expected(round) {
+            assert_eq!(store.get(&key).unwrap(), Some(value));
+        }
+        for (record, (key, value)) in store.scan_heads(b"").zip(expected(round)) {
+            let (read, head) = record.unwrap();
+            assert_eq!((read, head.len), (key, value.len()));
+            assert!(head.bytes.len() >= value.len().min(HEAD_BYTES));
+            assert!(value.starts_with(&head.bytes));
+        }
+    }
+    // All that the rounds before put has gone with its files.
+    let store = Store::open_for_many(dir.path()).unwrap();
+    store
+        .apply((0..7).map(|at| delete(&[at])).collect())
+        .unwrap();
+    store.hard_flush().await.unwrap();
+    assert_eq!((scan(&store, b""), piece_records(&store)), (Vec::new(), 0));
+    drop(store);
+    drop(Store::open(dir.path()).unwrap());
+    assert_eq!(heap_names(dir.path()), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn files_of_the_heap_go_once_nothing_in_them_is_alive() {
+    let dir = TempDir::new().unwrap();
+    let store = Store::open_for_many(dir.path()).unwrap();
+    let hours = 40;
+    let each = 64;
+    let keys = |hour: u32| (hour * each..(hour + 1) * each).map(key_of);
+    let mut most = 0;
+    for hour in 0..hours {
+        store
+            .apply(keys(hour).map(|key| set(&key, &value(1033, 7))).collect())
+            .unwrap();
+        if let Some(expired) = hour.checked_sub(4) {
+            store
+                .apply(keys(expired).map(|key| delete(&key)).collect())
+                .unwrap();
+        }
+        store.hard_flush().await.unwrap();
+        most = most.max(heap_names(dir.path()).len());
+    }
+    // Five hours are 338 KiB, and a file has 128.
+    assert!(most <= 5, "{most} files");
+    assert_eq!(scan(&store, b"e").len(), 4 * each as usize);
+}
+
+#[tokio::test]
+async fn what_is_alive_among_much_that_is_dead_is_put_anew_by_an_open() {
+    let dir = TempDir::new().unwrap();
+    let store = Store::open_for_many(dir.path()).unwrap();
+    let kept = |at: &u32| at.is_multiple_of(50);
+    for at in 0..3000 {
+        store
+            .apply(vec![set(&key_of(at), &value(1033, at as u8))])
+            .unwrap();
+        if at % 100 == 99 {
+            store.hard_flush().await.unwrap();
+        }
+    }
+    let gone = (0..3000).filter(|at| !kept(at));
+    store
+        .apply(gone.map(|at| delete(&key_of(at))).collect())
+        .unwrap();
+    store.hard_flush().await.unwrap();
+    assert!(store.is_wasteful());
+    let before = heap_names(dir.path());
+    drop(store);
+    let store = Store::open_for_many(dir.path()).unwrap();
+    assert!(!store.is_wasteful());
+    let after = heap_names(dir.path());
+    assert!(after.len() < 3 && before.len() > 10, "{before:?} {after:?}");
+    for at in (0..3000).filter(kept) {
+        assert_eq!(store.get(&key_of(at)).unwrap(), Some(value(1033, at as u8)));
+    }
+    assert_eq!(scan(&store, b"e").len(), 60);
+}
+
+#[tokio::test]
+async fn a_damaged_or_missing_file_of_the_heap_is_reported() {
+    let dir = TempDir::new().unwrap();
+    let store = Store::open_for_many(dir.path()).unwrap();
+    store.apply(vec![set(b"one", &value(1033, 1))]).unwrap();
+    store.hard_flush().await.unwrap();
+    drop(store);
+    let path = dir.path().join(HEAP_DIR).join(&heap_names(dir.path())[0]);
+    let whole = fs::read(&path).unwrap();
+    let mut damaged = whole.clone();
+    damaged[600] ^= 1;
+    for bytes in [damaged, whole[..500].to_vec()] {
+        fs::write(&path, bytes).unwrap();
+        let store = Store::open_for_many(dir.path()).unwrap();
+        assert!(matches!(store.get(b"one"), Err(StoreError::Damaged { .. })));
+    }
+    fs::remove_file(&path).unwrap();
+    let opened = Store::open_for_many(dir.path());
+    assert!(matches!(opened, Err(StoreError::Damaged { .. })));
+}
