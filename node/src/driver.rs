@@ -33,6 +33,7 @@ use kith_protocol::{
 use rand_core::OsRng;
 use tokio::{
     sync::{mpsc, watch},
+    task::JoinHandle,
     time::Instant,
 };
 
@@ -48,10 +49,13 @@ use crate::{
     api::{Answer, ApiError, NodeStatus, Request, Requests, Role, VaultState},
     network::{self, GossipId, LinkId, LinkRole, Network, NetworkEvent, Peer, Reach, Verdict},
     records::{Records, RecordsError},
+    store::StoreError,
 };
 
 /// Inputs of one turn at most: the flush at its end serves them all.
 const TURN_INPUTS: usize = 256;
+/// A community node takes no more from its links while so many effects wait for a flush.
+const MAX_WAITING_EFFECTS: usize = 4096;
 /// How many addresses of other members of one group are tried at most.
 const MAX_DIRECT: usize = 64;
 /// How many members of one group are called by a circuit at most: gossip needs a handful, and each costs
@@ -137,6 +141,14 @@ struct Shown {
     inbox: bool,
 }
 
+/// A flush that is under way.
+struct Flushing {
+    task: JoinHandle<Result<(), StoreError>>,
+    /// What is to happen once it is done.
+    effects: Vec<Effect>,
+    begun: Instant,
+}
+
 /// The loop and everything that it owns.
 pub(crate) struct Driver {
     records: Records,
@@ -146,6 +158,8 @@ pub(crate) struct Driver {
     events: mpsc::Receiver<NetworkEvent>,
     /// What is to happen after the next flush.
     effects: Vec<Effect>,
+    /// The flush that is under way, on a community node, with what is to happen after it.
+    flushing: Option<Flushing>,
     outgoing: Outgoing,
     /// The topics that the node listens to, with the addresses of the nodes that may know of it.
     watched: BTreeMap<TopicId, Shown>,
@@ -209,6 +223,7 @@ impl Driver {
             network,
             events,
             effects: Vec::new(),
+            flushing: None,
             outgoing: Outgoing::default(),
             watched: BTreeMap::new(),
             kept: BTreeSet::new(),
@@ -286,8 +301,9 @@ impl Driver {
         tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => ended = Some(Ended::Stopped),
+            flushed = flushed(&mut self.flushing) => self.on_flushed(flushed, requests)?,
             Some((request, answer)) = requests.next() => ended = self.request(request, answer)?,
-            Some(event) = self.events.recv() => self.network_event(event)?,
+            Some(event) = self.events.recv(), if self.has_room() => self.network_event(event)?,
             news = operator_news(&mut self.operating) => match news {
                 OperatorNews::Disk => {
                     self.follow_disk()?;
@@ -299,7 +315,7 @@ impl Driver {
         }
         let begun = Instant::now();
         let mut inputs = 1;
-        while ended.is_none() && inputs < TURN_INPUTS {
+        while ended.is_none() && inputs < TURN_INPUTS && self.has_room() {
             if let Ok(event) = self.events.try_recv() {
                 self.network_event(event)?;
             } else if let Some((request, answer)) = requests.try_next() {
@@ -310,15 +326,67 @@ impl Driver {
             inputs += 1;
         }
         self.follow_watching()?;
-        if self.effects.iter().any(Effect::needs_flush) {
-            let flushed = Instant::now();
-            self.records.store().hard_flush().await?;
-            self.count_flush(flushed);
+        if ended.is_some() {
+            // Nothing more is taken: what is under way is waited for.
+            let last = flushed_last(&mut self.flushing).await;
+            last.map_or(Ok(()), |flushed| self.on_flushed(flushed, requests))?;
+            if self.needs_flush() {
+                self.records.store().hard_flush().await?;
+            }
+            self.carry_out_effects(requests);
+        } else if self.profile.is_none() {
+            self.flush_beside(requests);
+        } else {
+            if self.needs_flush() {
+                let begun = Instant::now();
+                self.records.store().hard_flush().await?;
+                self.count_flush(begun);
+            }
+            self.carry_out_effects(requests);
         }
-        self.carry_out_effects(requests);
         self.pump_links();
         self.count_turn(begun);
         Ok(ended)
+    }
+
+    fn needs_flush(&self) -> bool {
+        self.effects.iter().any(Effect::needs_flush)
+    }
+
+    /// Whether more may be taken from links.
+    fn has_room(&self) -> bool {
+        self.effects.len() < MAX_WAITING_EFFECTS
+    }
+
+    /// Carries out what waits for no flush; else begins one, unless one is under way. A community node goes on
+    /// taking while its disk is busy: what it checks meanwhile shares the next flush.
+    fn flush_beside(&mut self, requests: &Requests) {
+        if self.flushing.is_some() {
+            return;
+        }
+        if !self.needs_flush() {
+            return self.carry_out_effects(requests);
+        }
+        let store = self.records.store().clone();
+        self.flushing = Some(Flushing {
+            task: tokio::spawn(async move { store.hard_flush().await }),
+            effects: std::mem::take(&mut self.effects),
+            begun: Instant::now(),
+        });
+    }
+
+    /// Carries out what waited for a flush.
+    fn on_flushed(
+        &mut self,
+        (flushed, waited): Flushed,
+        requests: &Requests,
+    ) -> Result<(), RecordsError> {
+        flushed?;
+        self.count_flush(waited.begun);
+        let later = std::mem::replace(&mut self.effects, waited.effects);
+        self.carry_out_effects(requests);
+        self.effects.extend(later);
+        Ok(())
     }
 
     fn until_timer(&self) -> Duration {
@@ -958,6 +1026,24 @@ impl Driver {
             None => Err(ApiError::wrong_role()),
         }
     }
+}
+
+/// How a flush ended, and what waited for it.
+type Flushed = (Result<(), StoreError>, Flushing);
+
+/// Waits for the flush that is under way; for ever if none is. Nothing is lost when it is not waited for.
+async fn flushed(flushing: &mut Option<Flushing>) -> Flushed {
+    match flushed_last(flushing).await {
+        Some(flushed) => flushed,
+        None => std::future::pending().await,
+    }
+}
+
+/// The same, none if none is under way.
+async fn flushed_last(flushing: &mut Option<Flushing>) -> Option<Flushed> {
+    let ended = (&mut flushing.as_mut()?.task).await;
+    let flushed = ended.unwrap_or(Err(StoreError::Stopping));
+    Some((flushed, flushing.take()?))
 }
 
 /// The peer ids at the ends of addresses.

@@ -13,6 +13,7 @@ use super::{Driver, now, replies};
 use crate::{
     api::{Answer, ApiError, Notice, Reply, Requests},
     network::{GossipId, LinkId, MAX_FRAME_BYTES, Verdict},
+    records::RecordsError,
 };
 
 /// One effect. Effects happen in the order in which they arose.
@@ -38,7 +39,11 @@ pub(super) enum Effect {
 
 /// What waits for room on a link. The mailbox bounds how much it has under way on each.
 #[derive(Default)]
-pub(super) struct Outgoing(BTreeMap<u64, VecDeque<Waiting>>);
+pub(super) struct Outgoing {
+    links: BTreeMap<u64, VecDeque<Waiting>>,
+    /// The envelope that was read last: what is pushed to many is read once.
+    last_read: Option<(EnvelopeId, Vec<u8>)>,
+}
 
 enum Waiting {
     Frame(Vec<u8>),
@@ -59,15 +64,15 @@ impl Effect {
 
 impl Outgoing {
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.links.is_empty()
     }
 
     pub(super) fn forget(&mut self, link: LinkId) {
-        self.0.remove(&link.number());
+        self.links.remove(&link.number());
     }
 
     fn push(&mut self, link: mailbox::LinkId, waiting: Waiting) {
-        self.0.entry(link.0).or_default().push_back(waiting);
+        self.links.entry(link.0).or_default().push_back(waiting);
     }
 }
 
@@ -117,8 +122,8 @@ impl Driver {
 
     /// Sends what waits, as far as each link has room for a frame of any size.
     pub(super) fn pump_links(&mut self) {
-        let mut outgoing = std::mem::take(&mut self.outgoing);
-        for (link, waiting) in &mut outgoing.0 {
+        let mut links = std::mem::take(&mut self.outgoing.links);
+        for (link, waiting) in &mut links {
             let Some(link) = self.links.get(link).map(|open| open.id) else {
                 waiting.clear();
                 continue;
@@ -130,18 +135,30 @@ impl Driver {
                 self.send(link, next);
             }
         }
-        outgoing.0.retain(|_, waiting| !waiting.is_empty());
+        links.retain(|_, waiting| !waiting.is_empty());
         // Sending may have queued more: a lost envelope makes the mailbox answer otherwise.
-        for (link, more) in std::mem::replace(&mut self.outgoing, outgoing).0 {
-            self.outgoing.0.entry(link).or_default().extend(more);
+        for (link, more) in std::mem::replace(&mut self.outgoing.links, links) {
+            self.outgoing.links.entry(link).or_default().extend(more);
         }
+        self.outgoing.last_read = None;
+    }
+
+    fn read_envelope(&mut self, id: &EnvelopeId) -> Result<Option<Vec<u8>>, RecordsError> {
+        if let Some((last, bytes)) = &self.outgoing.last_read
+            && last == id
+        {
+            return Ok(Some(bytes.clone()));
+        }
+        let bytes = self.records.envelope(id)?;
+        self.outgoing.last_read = bytes.clone().map(|bytes| (*id, bytes));
+        Ok(bytes)
     }
 
     fn send(&mut self, link: LinkId, waiting: Waiting) {
         let frame = match waiting {
             Waiting::Close => return self.network.close_link(link),
             Waiting::Frame(frame) => frame,
-            Waiting::Stored { topic, id, carrier } => match self.records.envelope(&id) {
+            Waiting::Stored { topic, id, carrier } => match self.read_envelope(&id) {
                 Ok(Some(envelope)) => carrier.frame(envelope),
                 missing => {
                     if let Err(error) = missing {
