@@ -55,6 +55,7 @@ mod outbox;
 #[cfg(test)]
 mod outsider;
 mod path;
+mod pings;
 mod probing;
 mod relaying;
 mod reserve;
@@ -158,7 +159,7 @@ pub enum Reach {
 /// What the network may use at most.
 #[derive(Clone, Debug)]
 pub struct NetworkLimits {
-    /// Connections; one in eight is kept for those that we dial.
+    /// Connections; one in eight, and at most 128, are kept for those that we dial.
     pub connections: u32,
     /// Connections that others are just making.
     pub pending_incoming: u32,

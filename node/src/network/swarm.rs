@@ -23,6 +23,7 @@ use super::{
     gossip::{self, Followed},
     lan::Lan,
     muxer::{BoundedYamux, MAX_STREAMS},
+    pings::Pings,
     probing::Probing,
     relaying::{self, Admitted},
     sieve::{Quiet, Sieved, Trusting},
@@ -31,13 +32,12 @@ use super::{
 
 /// Most connections with one peer: one, and one that is being replaced.
 const MAX_CONNECTIONS_PER_PEER: u32 = 2;
-/// Share of the connections that others may not take, in parts of all: we can always dial.
+/// Share of the connections that others may not take, in parts of all, and at most how many that is: we can
+/// always dial.
 const RESERVED_FOR_DIALING: u32 = 8;
+const MAX_RESERVED_FOR_DIALING: u32 = 128;
 /// Most dials at once.
 const MAX_DIALS: u32 = 64;
-/// How often a connection is checked, and how long it may take to answer.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection without a stream stays.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
 /// How long a connection may take to be made, handshakes and all.
@@ -50,6 +50,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// stays silent for as long again after it; and pings take half a minute to notice, since libp2p
 /// keeps the first lost one to itself.
 const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a TCP connection may be silent before the system asks whether the other end is there, and again after
+/// each such time. What it asks has to be acknowledged, too, or the connection ends.
+const KEEPALIVE: Duration = Duration::from_secs(5);
 /// How long a QUIC connection stays when nothing is heard, in milliseconds; something is, at least every
 /// five seconds. As short as over TCP, so that a router which forgot us is noticed as soon.
 const QUIC_IDLE_TIMEOUT_MS: u32 = 12_000;
@@ -72,7 +75,7 @@ pub(super) struct Behaviour {
     limits: connection_limits::Behaviour,
     memory: memory_connection_limits::Behaviour,
     pub blocked: allow_block_list::Behaviour<BlockedPeers>,
-    ping: ping::Behaviour,
+    ping: Pings,
     pub identify: Sieved<identify::Behaviour, Trusting>,
     pub mailbox: stream::Behaviour,
     /// Absent from a community node, which is no hub: a star around one default gossipsub hub
@@ -231,7 +234,7 @@ pub(super) fn build(key: &NodeKey, plan: Plan<'_>) -> Result<Swarm<Behaviour>, N
         .with_other_transport(|key| {
             let config = tcp::Config::new().nodelay(true);
             let connections = tcp::tokio::Transport::new(config).map(|stream, _| {
-                give_up_unacknowledged(&stream.0);
+                watch_connection(&stream.0);
                 stream
             });
             let answered = TransportTimeout::with_outgoing_timeout(connections, ANSWER_TIMEOUT);
@@ -259,11 +262,7 @@ pub(super) fn build(key: &NodeKey, plan: Plan<'_>) -> Result<Swarm<Behaviour>, N
             limits: connection_limits::Behaviour::new(connection_limits(limits)),
             memory: memory_connection_limits::Behaviour::with_max_bytes(limits.memory_bytes),
             blocked: allow_block_list::Behaviour::default(),
-            ping: ping::Behaviour::new(
-                ping::Config::new()
-                    .with_interval(PING_INTERVAL)
-                    .with_timeout(PING_TIMEOUT),
-            ),
+            ping: Pings::new(role, plan.reach),
             identify: Sieved::trusting(identify::Behaviour::new(
                 identify::Config::new(IDENTIFY_PROTOCOL.to_owned(), keypair.public())
                     .with_agent_version(IDENTIFY_AGENT.to_owned())
@@ -288,21 +287,28 @@ pub(super) fn build(key: &NodeKey, plan: Plan<'_>) -> Result<Swarm<Behaviour>, N
     Ok(swarm)
 }
 
-/// Has the system end a connection whose peer acknowledges nothing for long. Elsewhere than on Linux
-/// pings have to notice.
-fn give_up_unacknowledged(stream: &tokio::net::TcpStream) {
+/// Has the system ask a silent peer whether it is there, and end a connection whose peer acknowledges nothing for
+/// long. Elsewhere than on Linux pings have to notice.
+fn watch_connection(stream: &tokio::net::TcpStream) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    if let Err(error) =
-        socket2::SockRef::from(stream).set_tcp_user_timeout(Some(ACKNOWLEDGE_TIMEOUT))
     {
-        tracing::debug!(%error, "a connection may take long to notice a cut");
+        let socket = socket2::SockRef::from(stream);
+        let keepalive = socket2::TcpKeepalive::new()
+            .with_time(KEEPALIVE)
+            .with_interval(KEEPALIVE);
+        let set = socket
+            .set_tcp_user_timeout(Some(ACKNOWLEDGE_TIMEOUT))
+            .and_then(|()| socket.set_tcp_keepalive(&keepalive));
+        if let Err(error) = set {
+            tracing::debug!(%error, "a connection may take long to notice a cut");
+        }
     }
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    let _ = stream;
+    let _ = (stream, KEEPALIVE);
 }
 
 fn connection_limits(limits: &NetworkLimits) -> ConnectionLimits {
-    let reserved = limits.connections / RESERVED_FOR_DIALING;
+    let reserved = (limits.connections / RESERVED_FOR_DIALING).min(MAX_RESERVED_FOR_DIALING);
     ConnectionLimits::default()
         .with_max_pending_incoming(Some(limits.pending_incoming))
         .with_max_pending_outgoing(Some(MAX_DIALS))
