@@ -6,7 +6,7 @@
 
 use std::{io, time::Duration};
 
-use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use futures::{AsyncRead, AsyncReadExt};
 
 /// Largest frame that a mailbox stream carries, in bytes.
 pub const MAX_FRAME_BYTES: usize = 256 * 1024;
@@ -57,11 +57,13 @@ pub(super) async fn read(
         .unwrap_or(Err(FrameError::Stalled))
 }
 
-/// Writes one frame, which the caller has checked to be no larger than [`MAX_FRAME_BYTES`].
-pub(super) async fn write(stream: &mut (impl AsyncWrite + Unpin), frame: &[u8]) -> io::Result<()> {
+/// Appends one frame, which the caller has checked to be no larger than [`MAX_FRAME_BYTES`], as it travels.
+pub(super) fn append(bytes: &mut Vec<u8>, frame: &[u8]) -> io::Result<()> {
     let length = u32::try_from(frame.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    stream.write_all(&length.to_be_bytes()).await?;
-    stream.write_all(frame).await
+    bytes.reserve(HEADER_BYTES + frame.len());
+    bytes.extend_from_slice(&length.to_be_bytes());
+    bytes.extend_from_slice(frame);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -89,11 +91,11 @@ mod tests {
             vec![3; MAX_FRAME_BYTES],
             b"four".to_vec(),
         ];
-        let mut stream = Cursor::new(Vec::new());
+        let mut stream = Vec::new();
         for frame in &frames {
-            write(&mut stream, frame).await.unwrap();
+            append(&mut stream, frame).unwrap();
         }
-        assert_eq!(read_all(stream.get_ref()).await.unwrap(), frames);
+        assert_eq!(read_all(&stream).await.unwrap(), frames);
     }
 
     #[tokio::test]

@@ -7,10 +7,7 @@
 
 use std::{future::pending, sync::Arc, time::Duration};
 
-use futures::{
-    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt,
-    io::{BufWriter, WriteHalf},
-};
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, io::WriteHalf};
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{
@@ -21,8 +18,9 @@ use super::{
 
 /// Longest time that a link that is being closed may take to write what it has.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
-/// Small frames are gathered up to this many bytes before they are written.
-const WRITE_BUFFER_BYTES: usize = 16 * 1024;
+/// Small frames are gathered up to this many bytes before they are written. The room for them is given back
+/// whenever nothing is to be written: most links are silent, and there may be thousands.
+const GATHERED_BYTES: usize = 16 * 1024;
 
 /// A mailbox stream and what its task needs.
 pub(super) struct Link<S> {
@@ -116,19 +114,25 @@ async fn write<S: AsyncWrite + Unpin>(
     bells: &Bells,
 ) -> Result<End, End> {
     let stall = board.limits().stall;
-    let mut writer = BufWriter::with_capacity(WRITE_BUFFER_BYTES, writer);
+    let mut writer = writer;
+    let mut gathered = Vec::new();
     loop {
         match board.next(link) {
-            Next::Write(frame) => timeout(stall, frame::write(&mut writer, &frame))
-                .await
-                .map_err(|_| End::Stalled)??,
+            Next::Write(frame) => {
+                frame::append(&mut gathered, &frame)?;
+                if gathered.len() >= GATHERED_BYTES {
+                    write_out(&mut writer, &mut gathered, stall).await?;
+                }
+            }
             Next::Wait => {
+                write_out(&mut writer, &mut gathered, stall).await?;
                 timeout(stall, writer.flush())
                     .await
                     .map_err(|_| End::Stalled)??;
                 bells.write.notified().await;
             }
             Next::Close => {
+                write_out(&mut writer, &mut gathered, stall).await?;
                 writer.close().await?;
                 // The peer reads to the end and closes its side in turn, which the reader sees. To
                 // end before that could throw away what is on its way: a QUIC connection that is
@@ -138,6 +142,21 @@ async fn write<S: AsyncWrite + Unpin>(
             Next::Cut => return Ok(End::Cut),
         }
     }
+}
+
+/// Writes what was gathered, and gives its room back.
+async fn write_out<S: AsyncWrite + Unpin>(
+    writer: &mut WriteHalf<S>,
+    gathered: &mut Vec<u8>,
+    stall: Duration,
+) -> Result<(), End> {
+    let bytes = std::mem::take(gathered);
+    if !bytes.is_empty() {
+        timeout(stall, writer.write_all(&bytes))
+            .await
+            .map_err(|_| End::Stalled)??;
+    }
+    Ok(())
 }
 
 /// Waits until the link must end, however its reader and writer fare.
