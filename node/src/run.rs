@@ -348,6 +348,7 @@ async fn community_once(
         lan: false,
         discovery,
         community: peers,
+        connections: Some(config.max_connections),
     })
     .await?;
     listening
@@ -539,6 +540,7 @@ async fn open_vault(
         lan: config.lan,
         discovery: None,
         community: config.community.clone(),
+        connections: None,
     })
     .await
 }
@@ -555,6 +557,8 @@ struct Start {
     lan: bool,
     discovery: Option<DiscoveryConfig>,
     community: Vec<String>,
+    /// How many connections there may be; none for what suits the role.
+    connections: Option<u32>,
 }
 
 /// Starts network and driver; gives the addresses on which the node can be reached.
@@ -566,6 +570,9 @@ async fn start(start: Start) -> Result<(Driver, Vec<String>), RunError> {
     config.reach = start.reach;
     config.lan = start.lan;
     config.discovery = start.discovery;
+    if let Some(connections) = start.connections {
+        config.limits.connections = connections;
+    }
     let (network, mut events) = Network::start(config)?;
     let (early, listening) = await_addresses(&mut events, expected).await;
     let parts = Parts {

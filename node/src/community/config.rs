@@ -18,8 +18,8 @@ use kith_protocol::{
     mailbox::{
         Access, Policy, Quotas, Recommended, Room,
         limit::{
-            MAX_LIST_LIFE, MAX_NODE_ADDRESS, MAX_NODE_ADDRESSES, MAX_PEERS, MAX_RECOMMENDED,
-            MIN_RETENTION,
+            MAX_LINKS, MAX_LIST_LIFE, MAX_NODE_ADDRESS, MAX_NODE_ADDRESSES, MAX_PEERS,
+            MAX_RECOMMENDED, MIN_RETENTION,
         },
     },
     time::Span,
@@ -40,6 +40,8 @@ const LIST_MAX: usize = 10_000;
 const PREFIX: &str = "KITH_COMMUNITY_";
 /// The longest retention.
 const RETENTION_MAX: Span = Span::DAY.times(365);
+/// The fewest connections: some are kept for those that the node makes itself.
+const CONNECTIONS_MIN: u64 = 16;
 /// The smallest room or allowance of bytes: one envelope must fit.
 const BYTES_MIN: u64 = MAX_SIZE as u64;
 
@@ -218,6 +220,8 @@ pub struct Config {
     pub inbox_retention: Span,
     /// What topics, peers and the whole may use.
     pub quotas: Quotas,
+    /// How many connections it holds.
+    pub max_connections: u32,
     /// How large the store may become, in bytes.
     pub store_max_bytes: u64,
     /// How much of the disk stays free, in bytes.
@@ -351,6 +355,7 @@ impl Reader<'_> {
             retention: self.one("retention", retention)?,
             inbox_retention: self.one("inbox_retention", retention)?,
             quotas: self.quotas()?,
+            max_connections: self.one("max_connections", connections)?,
             store_max_bytes: self.one("store_max_bytes", room)?,
             store_min_free: self.one("store_min_free", text::bytes)?,
             metrics_listen: self.one("metrics_listen", |text| match text {
@@ -557,6 +562,17 @@ fn positive(text: &str) -> Result<u64, String> {
         0 => Err("0 would let nothing through; write at least 1".into()),
         number => Ok(number),
     }
+}
+
+fn connections(text: &str) -> Result<u32, String> {
+    let number = text::count(text)?;
+    let held = u32::try_from(number).ok();
+    held.filter(|_| (CONNECTIONS_MIN..=MAX_LINKS as u64).contains(&number))
+        .ok_or_else(|| {
+            format!(
+                "{number} is not between {CONNECTIONS_MIN} and {MAX_LINKS}; write such a number"
+            )
+        })
 }
 
 fn room(text: &str) -> Result<u64, String> {

@@ -136,6 +136,12 @@ pub const KEYS: &[Key] = &[
         "How many bytes of envelopes one inbox topic may hold.",
     ),
     one(
+        "max_connections",
+        &["10000"],
+        "How many connections the node holds, at most 16384. Each takes 40 to 90 KiB of memory and one open file \
+         (LimitNOFILE, ulimit -n).",
+    ),
+    one(
         "topic_put_rate",
         &["20000/h"],
         "How many envelopes may be put on one topic: so many at once, and as many again in each such time.",
