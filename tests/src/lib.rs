@@ -6,7 +6,8 @@
 //! [`leak`] searches a disk for it, [`http`] speaks to a node's local API, [`wait`] waits for a condition
 //! (never for a time) and [`seed`] makes chance repeatable. [`halves`] is a network of namespaces that can
 //! be cut in two, [`islands`] one in which each member reaches one community node, [`nat`] one with routers that
-//! let nobody in. [`spoken`] is somebody who speaks to a community node by hand.
+//! let nobody in. [`spoken`] is somebody who speaks to a community node by hand, and
+//! [`standin`] many of them, or members without a disk.
 //!
 //! [`sim`] is something else: the protocol alone, without processes, in a virtual world.
 
@@ -28,5 +29,6 @@ pub mod process;
 pub mod seed;
 pub mod sim;
 pub mod spoken;
+pub mod standin;
 pub mod transcript;
 pub mod wait;

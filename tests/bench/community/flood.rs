@@ -1,0 +1,159 @@
+//! (7) Peers who put ten times what their quota permits, beside members who put now and then.
+
+use std::time::{Duration, Instant};
+
+use kith_protocol::mailbox::Frame;
+use tests::{
+    process::Community,
+    standin::{StandIn, envelope, key, put},
+};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval, sleep, timeout},
+};
+
+use crate::{
+    figures::{Process, Target, judge, load, ms, percentile, show},
+    sizes::Sizes,
+};
+
+/// Members who are measured.
+const HONEST: u64 = 10;
+/// How far apart the puts of one of them are.
+const HONEST_EACH: Duration = Duration::from_millis(200);
+
+/// Measures it under the quotas that hold by default, of which a peer has saved up an hour's worth; and
+/// under quotas of which it has saved up a second's.
+pub async fn flood(sizes: &Sizes) {
+    // 20,000 an hour are 5.6 a second.
+    flooded(sizes, "flood", &[], 55.6).await;
+    let strict = ["--set", "peer_put_rate=50/s"];
+    flooded(sizes, "flood_refused", &strict, 500.0).await;
+}
+
+async fn flooded(sizes: &Sizes, name: &str, set: &[&str], per_s: f64) {
+    let peers = sizes.of("flood_peers", 50);
+    let seconds = Duration::from_secs(sizes.of("flood_seconds", 20));
+    let community = Community::start_with(set);
+    let process = Process(community.node.pid());
+    let mut honest = Vec::new();
+    for number in 0..HONEST {
+        let key = key(5_000_000 + number);
+        let mut standin = StandIn::connect(community.address()).await;
+        standin.pins(std::slice::from_ref(&key)).await;
+        honest.push((standin, key));
+    }
+    let (mut unloaded, honest) = puts_of(honest, seconds).await;
+    let quiet = percentile(&mut unloaded, 99.0);
+    show(
+        &format!("{name}_quiet_put_p50_ms"),
+        percentile(&mut unloaded, 50.0),
+    );
+    show(&format!("{name}_quiet_put_p99_ms"), quiet);
+    let (stop, stopped) = watch::channel(false);
+    let mut floods = JoinSet::new();
+    for number in 0..peers {
+        let address = community.address().to_owned();
+        floods.spawn(floods_at(address, number, per_s, stopped.clone()));
+    }
+    // Until all of them are at it.
+    sleep(Duration::from_secs(3)).await;
+    let watched = process.watch();
+    let (mut loaded, _honest) = puts_of(honest, seconds).await;
+    let percent = watched.percent();
+    stop.send_replace(true);
+    let (mut offered, mut taken) = (0, 0);
+    while let Some(done) = floods.join_next().await {
+        let (said, stored) = done.expect("a peer");
+        offered += said;
+        taken += stored;
+    }
+    let p99 = percentile(&mut loaded, 99.0);
+    show(&format!("{name}_peers"), peers as f64);
+    show(&format!("{name}_offered"), offered as f64);
+    show(&format!("{name}_taken"), taken as f64);
+    show(&format!("{name}_honest_puts"), loaded.len() as f64);
+    show(&format!("{name}_put_p50_ms"), percentile(&mut loaded, 50.0));
+    show(&format!("{name}_put_p99_ms"), p99);
+    judge(
+        &format!("{name}_put_p99_ratio"),
+        p99 / quiet,
+        Target::AtMost(3.0),
+    );
+    show(&format!("{name}_node_cpu_percent"), percent);
+    show(&format!("{name}_memory_mib"), process.resident_mib());
+    show(&format!("{name}_load"), load());
+}
+
+type Honest = Vec<(StandIn, kith_protocol::topic::RoutingKey)>;
+
+/// How long each put of honest members took, in ms.
+async fn puts_of(honest: Honest, span: Duration) -> (Vec<f64>, Honest) {
+    let mut tasks = JoinSet::new();
+    for (mut standin, key) in honest {
+        tasks.spawn(async move {
+            let mut waits = Vec::new();
+            let until = Instant::now() + span;
+            let mut each = interval(HONEST_EACH);
+            each.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            while Instant::now() < until {
+                each.tick().await;
+                let envelope = envelope(&key);
+                let since = Instant::now();
+                standin.says(&put(&envelope));
+                let said = standin.hears().await;
+                assert!(matches!(said, Frame::Stored { .. }), "{said:?}");
+                waits.push(ms(since.elapsed()));
+            }
+            (waits, (standin, key))
+        });
+    }
+    let (mut waits, mut honest) = (Vec::new(), Vec::new());
+    while let Some(done) = tasks.join_next().await {
+        let (more, one) = done.expect("a member");
+        waits.extend(more);
+        honest.push(one);
+    }
+    (waits, honest)
+}
+
+/// Puts new envelopes at a rate, whatever the answer, under another name whenever the link is closed.
+/// Tells how many it put, and how many were taken.
+async fn floods_at(
+    address: String,
+    number: u64,
+    per_s: f64,
+    mut stopped: watch::Receiver<bool>,
+) -> (u64, u64) {
+    let key = key(6_000_000 + number);
+    let (mut said, mut taken) = (0, 0);
+    'connected: loop {
+        let mut standin = StandIn::connect(&address).await;
+        standin.pins(std::slice::from_ref(&key)).await;
+        // Sixteen at a time: timers are no finer than a millisecond.
+        let mut each = interval(Duration::from_secs_f64(16.0 / per_s));
+        each.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        loop {
+            tokio::select! {
+                _ = stopped.changed() => return (said, taken),
+                _ = each.tick() => {
+                    for _ in 0..16 {
+                        if !standin.may_say(&put(&envelope(&key))) {
+                            continue 'connected;
+                        }
+                        said += 1;
+                    }
+                }
+                frame = standin.hears_or_ends() => match frame {
+                    Some(Frame::Stored { .. }) => taken += 1,
+                    Some(_) => {}
+                    None => {
+                        let _ = timeout(Duration::from_secs(1), standin.leaves()).await;
+                        continue 'connected;
+                    }
+                },
+            }
+        }
+    }
+}
