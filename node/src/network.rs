@@ -39,6 +39,7 @@
 //! whom it would call anyway.
 
 mod address;
+mod aside;
 mod board;
 mod clock;
 mod counts;

@@ -38,7 +38,6 @@ use super::{
     address::DialAddress,
     board::{Board, News, Publish},
     clock::Clocks,
-    discovery::Discovery,
     gossip::{Docket, Followed, REJECTS_TOLERATED, Unjudged},
     keep::{Kept, Phase, Target, chance},
     link::Link,
@@ -799,7 +798,7 @@ impl Driver {
     /// Tells the node which community nodes were found, if that has changed.
     fn tell_found(&mut self) {
         let discovery = self.swarm.behaviour_mut().discovery.as_mut();
-        if let Some(found) = discovery.and_then(Discovery::news) {
+        if let Some(found) = discovery.and_then(|it| it.news()) {
             self.found.send_replace(found);
         }
     }
@@ -828,7 +827,7 @@ impl Driver {
     fn counts(&self) -> Counts {
         let served = self.links_served as u64;
         let discovery = self.swarm.behaviour().discovery.as_ref();
-        let done = discovery.map(Discovery::done).unwrap_or_default();
+        let done = discovery.map(|it| it.done()).unwrap_or_default();
         Counts {
             discovery_peers: discovery.map_or(0, |it| it.table_len() as u64),
             discovery_queries: done.queries,

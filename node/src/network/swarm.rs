@@ -19,6 +19,7 @@ use libp2p::{
 use super::{
     DiscoveryConfig, NetworkError, NetworkLimits, NodeKey, Reach, Role,
     address::DialAddress,
+    aside::Aside,
     discovery::Discovery,
     gossip::{self, Followed},
     lan::Lan,
@@ -76,26 +77,26 @@ pub(super) struct Behaviour {
     memory: memory_connection_limits::Behaviour,
     pub blocked: allow_block_list::Behaviour<BlockedPeers>,
     ping: Pings,
-    pub identify: Sieved<identify::Behaviour, Trusting>,
+    pub identify: Aside<Sieved<identify::Behaviour, Trusting>>,
     pub mailbox: stream::Behaviour,
     /// Absent from a community node, which is no hub: a star around one default gossipsub hub
     /// delivered 60 % of the messages.
-    pub gossip: Toggle<gossip::Behaviour>,
+    pub gossip: Toggle<Aside<gossip::Behaviour>>,
     /// Carries circuits of others. In community nodes only: a member who did would show others that
     /// they are connected, and carry strangers' traffic.
-    relay: Toggle<relay::Behaviour>,
+    relay: Toggle<Aside<relay::Behaviour>>,
     /// Reserves places at community nodes, and calls others through them.
-    circuit: Toggle<Sieved<relay::client::Behaviour, Quiet>>,
+    circuit: Toggle<Aside<Sieved<relay::client::Behaviour, Quiet>>>,
     /// Tries to replace a circuit by a direct connection.
-    punch: Toggle<dcutr::Behaviour>,
+    punch: Toggle<Aside<dcutr::Behaviour>>,
     /// Tells members whether they can be called. In community nodes only.
-    probing: Toggle<Probing>,
+    probing: Toggle<Aside<Probing>>,
     /// Asks community nodes whether this node can be called.
-    probe: Toggle<Sieved<autonat::v2::client::Behaviour, Quiet>>,
+    probe: Toggle<Aside<Sieved<autonat::v2::client::Behaviour, Quiet>>>,
     /// Looks for members in the local network.
     lan: Toggle<Lan>,
     /// Finds other community nodes. In community nodes only, and only if the operator wants it.
-    pub discovery: Toggle<Discovery>,
+    pub discovery: Toggle<Aside<Discovery>>,
 }
 
 /// What the behaviours tell the driver.
@@ -263,22 +264,22 @@ pub(super) fn build(key: &NodeKey, plan: Plan<'_>) -> Result<Swarm<Behaviour>, N
             memory: memory_connection_limits::Behaviour::with_max_bytes(limits.memory_bytes),
             blocked: allow_block_list::Behaviour::default(),
             ping: Pings::new(role, plan.reach),
-            identify: Sieved::trusting(identify::Behaviour::new(
+            identify: Aside(Sieved::trusting(identify::Behaviour::new(
                 identify::Config::new(IDENTIFY_PROTOCOL.to_owned(), keypair.public())
                     .with_agent_version(IDENTIFY_AGENT.to_owned())
                     .with_hide_listen_addrs(true)
                     // No address that a peer claims is kept: only the user's are dialed.
                     .with_cache_size(0),
-            )),
+            ))),
             mailbox: stream::Behaviour::new(plan.accepts),
-            gossip: Toggle::from(gossip),
-            relay: Toggle::from(relay),
-            circuit: Toggle::from(circuit.map(Sieved::quiet)),
-            punch: Toggle::from(punch),
-            probing: Toggle::from(probing),
-            probe: Toggle::from(probe.map(Sieved::quiet)),
+            gossip: Toggle::from(gossip.map(Aside)),
+            relay: Toggle::from(relay.map(Aside)),
+            circuit: Toggle::from(circuit.map(Sieved::quiet).map(Aside)),
+            punch: Toggle::from(punch.map(Aside)),
+            probing: Toggle::from(probing.map(Aside)),
+            probe: Toggle::from(probe.map(Sieved::quiet).map(Aside)),
             lan: Toggle::from(lan),
-            discovery: Toggle::from(discovery),
+            discovery: Toggle::from(discovery.map(Aside)),
         })
         .map_err(|error| setup(error.to_string()))?
         .with_swarm_config(shrink_swarm)
