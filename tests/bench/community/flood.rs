@@ -1,14 +1,18 @@
 //! (7) Peers who put ten times what their quota permits, beside members who put now and then.
+//!
+//! What the flood puts is signed beforehand, and it has a thread of its own: else one would measure how fast this
+//! program signs.
 
 use std::time::{Duration, Instant};
 
-use kith_protocol::mailbox::Frame;
+use kith_protocol::{mailbox::Frame, topic::RoutingKey};
 use tests::{
     process::Community,
     standin::{StandIn, envelope, key, put},
 };
 use tokio::{
-    sync::watch,
+    runtime::{Builder, Handle},
+    sync::{oneshot, watch},
     task::JoinSet,
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
@@ -18,6 +22,8 @@ use crate::{
     sizes::Sizes,
 };
 
+/// How long the flood goes on before it is measured.
+const AHEAD: Duration = Duration::from_secs(3);
 /// Members who are measured.
 const HONEST: u64 = 10;
 /// How far apart the puts of one of them are.
@@ -52,13 +58,17 @@ async fn flooded(sizes: &Sizes, name: &str, set: &[&str], per_s: f64) {
     );
     show(&format!("{name}_quiet_put_p99_ms"), quiet);
     let (stop, stopped) = watch::channel(false);
-    let mut floods = JoinSet::new();
+    let each = (per_s * (seconds + AHEAD).as_secs_f64()) as usize;
+    let (mut floods, beside) = (JoinSet::new(), Beside::start());
     for number in 0..peers {
+        let key = key(6_000_000 + number);
+        let envelopes: Vec<_> = (0..each).map(|_| put(&envelope(&key)).encode()).collect();
         let address = community.address().to_owned();
-        floods.spawn(floods_at(address, number, per_s, stopped.clone()));
+        let flood = floods_at(address, key, envelopes, per_s, stopped.clone());
+        floods.spawn_on(flood, &beside.handle);
     }
     // Until all of them are at it.
-    sleep(Duration::from_secs(3)).await;
+    sleep(AHEAD).await;
     let watched = process.watch();
     let (mut loaded, _honest) = puts_of(honest, seconds).await;
     let percent = watched.percent();
@@ -86,7 +96,7 @@ async fn flooded(sizes: &Sizes, name: &str, set: &[&str], per_s: f64) {
     show(&format!("{name}_load"), load());
 }
 
-type Honest = Vec<(StandIn, kith_protocol::topic::RoutingKey)>;
+type Honest = Vec<(StandIn, RoutingKey)>;
 
 /// How long each put of honest members took, in ms.
 async fn puts_of(honest: Honest, span: Duration) -> (Vec<f64>, Honest) {
@@ -118,28 +128,50 @@ async fn puts_of(honest: Honest, span: Duration) -> (Vec<f64>, Honest) {
     (waits, honest)
 }
 
-/// Puts new envelopes at a rate, whatever the answer, under another name whenever the link is closed.
+/// Another runtime, with one thread.
+struct Beside {
+    handle: Handle,
+    _ends: oneshot::Sender<()>,
+}
+
+impl Beside {
+    fn start() -> Self {
+        let (ends, ended) = oneshot::channel();
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let handle = runtime.handle().clone();
+        std::thread::spawn(move || runtime.block_on(ended));
+        Self {
+            handle,
+            _ends: ends,
+        }
+    }
+}
+
+/// Puts envelopes at a rate, whatever the answer, under another name whenever the link is closed.
 /// Tells how many it put, and how many were taken.
 async fn floods_at(
     address: String,
-    number: u64,
+    key: RoutingKey,
+    envelopes: Vec<Vec<u8>>,
     per_s: f64,
     mut stopped: watch::Receiver<bool>,
 ) -> (u64, u64) {
-    let key = key(6_000_000 + number);
     let (mut said, mut taken) = (0, 0);
+    let mut envelopes = envelopes.into_iter();
     'connected: loop {
         let mut standin = StandIn::connect(&address).await;
         standin.pins(std::slice::from_ref(&key)).await;
-        // Sixteen at a time: timers are no finer than a millisecond.
-        let mut each = interval(Duration::from_secs_f64(16.0 / per_s));
+        // Ten milliseconds apart at least: timers are no finer than one.
+        let at_once = (per_s / 100.0).ceil() as usize;
+        let mut each = interval(Duration::from_secs_f64(at_once as f64 / per_s));
         each.set_missed_tick_behavior(MissedTickBehavior::Burst);
         loop {
             tokio::select! {
                 _ = stopped.changed() => return (said, taken),
                 _ = each.tick() => {
-                    for _ in 0..16 {
-                        if !standin.may_say(&put(&envelope(&key))) {
+                    for put in envelopes.by_ref().take(at_once) {
+                        if !standin.may_say(put) {
                             continue 'connected;
                         }
                         said += 1;
