@@ -4,7 +4,8 @@
 //! and gathers two things: changes of records, and effects (frames, answers, notices). The changes
 //! of each step are applied as one batch; one hard flush then makes all of the turn's batches
 //! durable; only after it do the effects happen. So a crash at any point loses nothing that
-//! anyone was told of, and nothing leaves the node that it could forget having sent.
+//! anyone was told of, and nothing leaves the node that it could forget having sent. A community node
+//! goes on taking inputs during a flush: their effects wait for the next one.
 //!
 //! Both roles run this loop: a personal node has a [`Profile`], a community node has none.
 

@@ -38,41 +38,41 @@ const NUMBERS: &[(&str, f64, &str)] = &[
         6.0,
         "epochs' topics, help topics and inboxes that are alive",
     ),
-    ("connection_kib", 50.0, "measured: memory of a connection"),
+    ("connection_kib", 44.0, "measured: memory of a connection"),
     (
         "idle_cpu_us_s",
-        2.0,
+        5.6,
         "measured: computing for a silent connection, each second",
     ),
     (
         "connect_cpu_ms",
-        1.2,
+        1.9,
         "measured: computing to connect and pin",
     ),
     (
         "put_cpu_us",
-        150.0,
+        130.0,
         "measured: computing to verify and store an envelope",
     ),
     (
         "push_cpu_us",
-        25.0,
+        31.0,
         "measured: computing to push an envelope to one member",
     ),
     (
         "envelope_memory_bytes",
-        150.0,
+        200.0,
         "measured: memory of a stored envelope",
     ),
     (
         "envelope_disk_bytes",
-        1400.0,
+        1420.0,
         "measured: disk of a stored envelope",
     ),
-    ("base_mib", 60.0, "measured: memory of an empty node"),
+    ("base_mib", 42.0, "measured: memory of an empty node"),
     (
         "wire_factor",
-        1.2,
+        1.16,
         "measured: bytes on the wire for each byte of an envelope",
     ),
     (
@@ -176,20 +176,18 @@ impl Model {
             .collect()
     }
 
-    /// The same when nodes refuse what they have no room for; and how many groups find no room.
-    fn refused(&self, mut chosen: Vec<f64>) -> (Vec<f64>, f64) {
+    /// The same when nodes refuse what they have no room for; and how many places find no room.
+    fn refused(&self, chosen: &[f64]) -> (Vec<f64>, f64) {
         let (room, _) = self.capacity();
-        loop {
-            let over: f64 = chosen.iter().map(|groups| (groups - room).max(0.0)).sum();
-            let free: f64 = chosen.iter().map(|groups| (room - groups).max(0.0)).sum();
-            for groups in &mut chosen {
-                *groups =
-                    groups.min(room) + (room - *groups).max(0.0) / free.max(1e-9) * over.min(free);
-            }
-            if over <= 1e-6 || free <= 1e-6 {
-                return (chosen, (over - free).max(0.0));
-            }
-        }
+        let over: f64 = chosen.iter().map(|groups| (groups - room).max(0.0)).sum();
+        let free: f64 = chosen.iter().map(|groups| (room - groups).max(0.0)).sum();
+        // Those that were refused choose among the nodes that have room, by how much they have.
+        let share = (over / free.max(f64::MIN_POSITIVE)).min(1.0);
+        let spread = chosen.iter().map(|groups| match groups < &room {
+            true => groups + (room - groups) * share,
+            false => room,
+        });
+        (spread.collect(), (over - free).max(0.0))
     }
 }
 
@@ -227,12 +225,13 @@ fn main() {
     for s in [0.0, 0.5, 1.0] {
         let chosen = model.chosen(s);
         rows(&model, &format!("s = {s}"), &chosen);
+        let places = model.of("groups") * model.of("nodes_per_group");
         let full = chosen.iter().filter(|groups| **groups > room).count();
         if full > 0 {
-            let (spread, homeless) = model.refused(chosen);
+            let (spread, homeless) = model.refused(&chosen);
             rows(&model, &format!("s = {s}, refusals"), &spread);
             println!(
-                "| | {full} were over full; {homeless:.0} find no room | {}",
+                "| | {full} were over full; {homeless:.0} of {places:.0} places are missing | {}",
                 "|".repeat(model.node(1.0).len())
             );
         }

@@ -110,6 +110,7 @@ fn the_debian_package_is_installed_runs_and_goes() {
     ));
     for document in [
         "operator.md",
+        "scaling.md",
         "README.md",
         "THREATS.md",
         "LICENSE-APACHE",

@@ -87,7 +87,7 @@ pub const KEYS: &[Key] = &[
     one(
         "max_envelopes",
         &["1000000"],
-        "How many envelopes the node holds. Each takes about 60 bytes of memory.",
+        "How many envelopes the node holds. Each takes about 200 bytes of memory.",
     ),
     one(
         "max_bytes",
@@ -138,7 +138,7 @@ pub const KEYS: &[Key] = &[
     one(
         "max_connections",
         &["10000"],
-        "How many connections the node holds, at most 16384. Each takes 40 to 90 KiB of memory and one open file \
+        "How many connections the node holds, at most 16384. Each takes about 45 KiB of memory and one open file \
          (LimitNOFILE, ulimit -n).",
     ),
     one(

@@ -3,7 +3,7 @@
 //! A ping of libp2p every five seconds costs both ends a wake-up, two encryptions and a turn of all that lives on
 //! the connection. For a community node with 10,000 members that was most of what silence cost. Over TCP the system
 //! itself can ask whether the other end is there, and the other system answers without waking anybody
-//! (`watch_connection`): it finds a cut as soon. What it cannot find, a program that hangs, a ping in a minute does,
+//! (`watch_connection`): it finds a cut as soon. What it cannot find, a program that hangs, a ping in two minutes does,
 //! and the mailbox's own patience.
 //!
 //! Often, as before: over QUIC and by circuit; what a personal node that others may call has, since gossip and
@@ -28,7 +28,7 @@ use super::{Reach, Role};
 
 /// How often a connection is checked, and how long it may take to answer.
 const OFTEN: Duration = Duration::from_secs(5);
-const SELDOM: Duration = Duration::from_mins(1);
+const SELDOM: Duration = Duration::from_mins(2);
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Pings, at two rates.

@@ -84,7 +84,12 @@ async fn flooded(sizes: &Sizes, name: &str, set: &[&str], per_s: f64) {
     show(&format!("{name}_offered"), offered as f64);
     show(&format!("{name}_taken"), taken as f64);
     show(&format!("{name}_honest_puts"), loaded.len() as f64);
-    show(&format!("{name}_put_p50_ms"), percentile(&mut loaded, 50.0));
+    let p50 = percentile(&mut loaded, 50.0);
+    show(&format!("{name}_put_p50_ms"), p50);
+    show(
+        &format!("{name}_put_p50_ratio"),
+        p50 / percentile(&mut unloaded, 50.0),
+    );
     show(&format!("{name}_put_p99_ms"), p99);
     judge(
         &format!("{name}_put_p99_ratio"),

@@ -129,9 +129,10 @@ pub async fn many(sizes: &Sizes) {
     let store = community.node.home().profile();
     show("stored_disk_mib", size_of(&store) as f64 / MIB);
     community.node.stop();
-    let started = start(&mut community, "stored_start_s");
+    let started = start(&mut community);
     judge("stored_start_s", started, Target::AtMost(5.0));
     let process = Process(community.node.pid());
+    show("stored_start_cpu_s", process.cpu_s());
     judge(
         "stored_memory_after_start_mib",
         process.resident_mib() - empty,
@@ -139,8 +140,10 @@ pub async fn many(sizes: &Sizes) {
     );
     show("stored_peak_after_start_mib", process.peak_mib());
     community.node.kill();
-    let started = start(&mut community, "stored_start_after_kill_s");
+    let started = start(&mut community);
     judge("stored_start_after_kill_s", started, Target::AtMost(5.0));
+    let process = Process(community.node.pid());
+    show("stored_start_after_kill_cpu_s", process.cpu_s());
     let mut standin = StandIn::connect(community.address()).await;
     let first = key(0);
     standin.pins(std::slice::from_ref(&first)).await;
@@ -150,7 +153,7 @@ pub async fn many(sizes: &Sizes) {
     show("stored_load", load());
 }
 
-fn start(community: &mut Community, _: &str) -> f64 {
+fn start(community: &mut Community) -> f64 {
     let began = Instant::now();
     let _printed = community.node.start();
     began.elapsed().as_secs_f64()
