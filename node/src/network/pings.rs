@@ -3,7 +3,7 @@
 //! A ping of libp2p every five seconds costs both ends a wake-up, two encryptions and a turn of all that lives on
 //! the connection. For a community node with 10,000 members that was most of what silence cost. Over TCP the system
 //! itself can ask whether the other end is there, and the other system answers without waking anybody
-//! (`watch_connection`): it finds a cut as soon. What it cannot find, a program that hangs, a ping in two minutes does,
+//! (`watch_connection`): it finds a cut as soon. What it cannot find, a program that hangs, a ping now and then does,
 //! and the mailbox's own patience.
 //!
 //! Often, as before: over QUIC and by circuit; what a personal node that others may call has, since gossip and
@@ -28,7 +28,10 @@ use super::{Reach, Role};
 
 /// How often a connection is checked, and how long it may take to answer.
 const OFTEN: Duration = Duration::from_secs(5);
-const SELDOM: Duration = Duration::from_mins(2);
+/// Members notice by it when something between that answers in a community node's place has gone silent.
+const SELDOM: Duration = Duration::from_secs(45);
+/// The same on a community node: its members ask.
+const RARELY: Duration = Duration::from_mins(5);
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Pings, at two rates.
@@ -51,7 +54,10 @@ impl Pings {
         let watched = cfg!(any(target_os = "linux", target_os = "android"));
         Self {
             often: each(OFTEN),
-            seldom: each(SELDOM),
+            seldom: each(match role {
+                Role::Personal => SELDOM,
+                Role::Community => RARELY,
+            }),
             rest_inbound: watched && role == Role::Community,
             rest_outbound: watched && role == Role::Personal && reach == Reach::Mailbox,
         }
