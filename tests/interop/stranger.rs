@@ -427,6 +427,7 @@ impl Stranger {
             tip: lost.epoch,
             seen: vec![],
             group: lost.group,
+            anyone: false,
             member: self.id(),
             old_copy: true,
         });

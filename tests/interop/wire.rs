@@ -199,6 +199,7 @@ pub struct Ask {
     pub tip: Hash,
     pub seen: Vec<(Hash, u64)>,
     pub group: Short,
+    pub anyone: bool,
     pub member: Hash,
     pub old_copy: bool,
 }
