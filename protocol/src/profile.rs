@@ -42,6 +42,9 @@ pub const MAX_JOINS: usize = 32;
 pub const JOIN_KEPT: Span = Span::DAY.times(7);
 /// How long a request to join waits for an answer.
 pub const JOIN_WAITS: Span = Span::DAY.times(90);
+/// How long after the end of its link a request that a mailbox holds waits for the answer: who made
+/// the link may have been taken out before they could tell anybody of it.
+pub const LATE_ANSWER: Span = Span::DAY;
 
 /// What happens to a profile.
 #[derive(Debug)]
@@ -1004,6 +1007,14 @@ impl Profile {
             group.expire_waiting(context);
             group.expire_parts(context);
         }
+        let ended = self.world(now).before(LATE_ANSWER);
+        let unanswered = |join: &Join| {
+            join.state == JoinState::Waiting && join.stored && join.link.expires < ended
+        };
+        let late = self.joins.iter().filter(|(_, join)| unanswered(join));
+        for id in late.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.settle(id, JoinState::Refused(Refusal::Expired), context);
+        }
         for join in self.joins.values_mut() {
             join.parts.expire(context);
         }
@@ -1223,6 +1234,11 @@ impl Profile {
 }
 
 impl Join {
+    /// When the link by which it was made ends.
+    pub fn link_ends(&self) -> Time {
+        self.link.expires
+    }
+
     fn persist(&self, id: &JoinId, context: &mut Context<'_>) -> Result<(), GroupError> {
         let record = JoinRecord {
             salt: self.salt,

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use kith_protocol::{profile::JoinState, time::Span};
-use tests::sim::{Action, Leniency, World};
+use tests::sim::{Action, World};
 
 const MINUTE: Span = Span::SECOND.times(60);
 const LIFE: Span = Span::DAY.times(3);
@@ -51,7 +51,7 @@ fn post(world: &mut World, node: usize) {
 }
 
 fn holds(world: &mut World) {
-    let failures = world.judge(Leniency::default());
+    let failures = world.judge();
     assert!(failures.is_empty(), "SEED={}: {failures:#?}", world.seed);
 }
 

@@ -2,12 +2,12 @@
 //!
 //! `TRACE=1 cargo test -p tests --test stranded NAME -- --nocapture` says what happens.
 
-use kith_protocol::time::Span;
+use kith_protocol::{invite::Refusal, profile::JoinState, time::Span};
 use tests::sim::{
     Action, Deed, Loss, World,
     scene::{
-        MINUTE, SETTLED, appoint, asked, council, does, evening, gather, holds, isolate, part,
-        post, ranks, roster, sees, together, until,
+        MINUTE, SETTLED, appoint, asked, council, does, evening, gather, holds, isolate,
+        join_state, part, post, ranks, roster, sees, together, until,
     },
 };
 
@@ -287,5 +287,110 @@ fn a_request_waits_for_who_came_in_by_the_same_link_and_is_a_steward_now() {
         world.run_for(HOUR.times(5));
         holds(&mut world);
         assert!(world.is_in(3, 0) && sees(&world, 1, 3), "SEED={seed}");
+    }
+}
+
+/// Of the two stewards where they stand one is to go, and the other one wants to.
+#[test]
+fn a_removal_that_only_a_leaving_steward_can_make_is_made() {
+    for seed in 800..806 {
+        let mut world = council(seed, 5, 2, 3);
+        part(&mut world, [0, 5], HOUR.times(2));
+        world.run_for(MINUTE);
+        does(&mut world, 0, Deed::Remove(2));
+        does(&mut world, 2, Deed::Demote(1));
+        world.run_for(MINUTE);
+        asked(&mut world, Action::Leave { node: 0, slot: 0 });
+        world.run_for(HOUR.times(3));
+        holds(&mut world);
+        assert_eq!(roster(&world, 1), [1, 3, 4].into(), "SEED={seed}");
+    }
+}
+
+#[test]
+fn who_inherits_a_group_answers_who_asks_by_an_older_link() {
+    for seed in 810..814 {
+        let mut world = World::new(seed, 3, 1);
+        gather(&mut world, 0, 0, 1..2);
+        asked(&mut world, Action::Leave { node: 0, slot: 0 });
+        world.run_for(HOUR);
+        assert_eq!(ranks(&world, 1), [1]);
+        asked(&mut world, Action::Join { node: 2, slot: 0 });
+        // Their leaving has closed it: everybody knows the seed.
+        let refused =
+            |world: &World| join_state(world, 2) == Some(JoinState::Refused(Refusal::Revoked));
+        assert!(until(&mut world, SETTLED, refused), "SEED={seed}");
+        holds(&mut world);
+    }
+}
+
+#[test]
+fn who_asks_by_a_link_that_nobody_has_heard_of_is_told_when_it_has_ended() {
+    for seed in 820..823 {
+        let mut world = World::new(seed, 4, 1);
+        gather(&mut world, 0, 0, 1..3);
+        appoint(&mut world, 0, 0, 1..2);
+        isolate(&mut world, 0, HOUR);
+        world.run_for(MINUTE.times(10));
+        let (slot, uses, life) = (0, 1, Span::DAY);
+        asked(
+            &mut world,
+            Action::InviteBy {
+                node: 0,
+                slot,
+                uses,
+                life,
+            },
+        );
+        world.run_for(MINUTE);
+        does(&mut world, 1, Deed::Remove(0));
+        asked(&mut world, Action::Join { node: 3, slot: 0 });
+        world.run_for(HOUR.times(40));
+        assert_eq!(join_state(&world, 3), Some(JoinState::Waiting));
+        world.run_for(HOUR.times(12));
+        let expired = Some(JoinState::Refused(Refusal::Expired));
+        assert_eq!(join_state(&world, 3), expired, "SEED={seed}");
+        holds(&mut world);
+    }
+}
+
+#[test]
+fn the_only_steward_says_no_to_a_link_from_before_they_came_back() {
+    for seed in 830..833 {
+        let mut world = World::new(seed, 3, 2);
+        gather(&mut world, 0, 0, 1..2);
+        world.act(Action::Damage {
+            node: 0,
+            slot: 0,
+            loss: Loss::TipKeys,
+        });
+        world.run_for(HOUR);
+        assert!(together(&world, 0..2), "with fresh keys");
+        asked(&mut world, Action::Join { node: 2, slot: 0 });
+        let refused =
+            |world: &World| join_state(world, 2) == Some(JoinState::Refused(Refusal::Revoked));
+        assert!(until(&mut world, SETTLED, refused), "SEED={seed}");
+        holds(&mut world);
+    }
+}
+
+/// They listen to nothing but the topic that a removal gave the branch.
+#[test]
+fn who_has_lost_the_keys_of_where_two_ways_parted_hears_which_one_the_others_went() {
+    for seed in 840..844 {
+        let mut world = council(seed, 5, 2, 2);
+        part(&mut world, [0, 5], HOUR.times(3));
+        world.run_for(MINUTE);
+        does(&mut world, 0, Deed::Promote(2));
+        does(&mut world, 1, Deed::Promote(2));
+        world.run_for(MINUTE);
+        asked(&mut world, Action::Leave { node: 1, slot: 0 });
+        world.run_for(HOUR);
+        assert!(!sees(&world, 2, 1), "let go");
+        let ms = Span::DAY.times(200).as_ms() as i64;
+        world.act(Action::SetClock { node: 3, ms });
+        world.run_for(HOUR.times(4));
+        holds(&mut world);
+        assert!(together(&world, [0, 2, 3, 4]), "SEED={seed}");
     }
 }

@@ -31,7 +31,6 @@ pub mod world;
 pub use self::{
     action::{Action, Deed, Harm, Loss, Place},
     ledger::{Failure, FailureKind},
-    oracle::Leniency,
     plan::{Ran, Scope, Size},
     report::Report,
     world::World,

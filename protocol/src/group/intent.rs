@@ -261,6 +261,8 @@ impl Group {
                 what: what.clone(),
             }));
         }
+        // Removals first: what cannot be done together with one is not done.
+        due.sort_by_key(|intent| intent.what.cut().is_none());
         let mut due = self.consistent(due);
         if self.missing_removals().contains(&me) {
             due.clear(); // Who is to go themselves decides nothing for others any more.

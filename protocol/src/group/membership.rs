@@ -40,12 +40,15 @@ const MEMBER_BYTES: usize = 512;
 pub const ADMIT_PAUSE: Span = Span::SECOND.times(10);
 /// From when on a steward of lower rank no longer waits for others to answer a request.
 const REQUEST_OLD: Span = Span::SECOND.times(600);
+/// How much longer a steward waits for another to answer a request by an invite of which they cannot
+/// know whether it is open.
+pub const UNJUDGED_WAITS: Span = Span::DAY;
 /// How long a request is kept after its answer: the commit that admitted may still lose.
 pub const ANSWER_KEPT: Span = Span::DAY.times(7);
 /// How many requests of one group may wait at a time: those of all members of a large group at once.
 /// One that is dropped is not made again.
 pub const MAX_REQUESTS: usize = 1024;
-/// How many open invites are told again when somebody becomes a steward.
+/// How many invites are told again when somebody becomes a steward, the open ones first.
 pub const MAX_ANNOUNCED: usize = 16;
 /// How long a member's device waits at most, after a mailbox holds their wish to leave, for a
 /// steward to let them go: as long as a commit that needs them may still win.
@@ -160,7 +163,7 @@ impl Group {
             expires: known.expires,
             uses: known.uses,
             used: self.used(id),
-            revoked: !self.is_open(id, known),
+            revoked: known.uses == 0 || !self.is_open(id, known),
         };
         self.invites.iter().map(state).collect()
     }
@@ -237,12 +240,16 @@ impl Group {
         if heir.is_none() && policy.stewards.len() < 2 {
             return Ok(Vec::new()); // Everybody is leaving.
         }
+        let inherits = heir.is_some();
         let heir = heir.map(|member| What::Promote { member });
         let mut intents = Vec::new();
         for what in heir.into_iter().chain([What::Demote { member: me }]) {
             intents.push(self.new_intent(what, context));
         }
         let before = context.out.len();
+        if inherits {
+            self.announce_invites(context)?; // While this member's word about them counts.
+        }
         let note = self.note(Class::Change, intents, context)?;
         self.commit(note, context)?;
         let sent = context.out[before..].iter();
@@ -387,11 +394,17 @@ impl Group {
     pub(crate) fn fulfil_duties(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
         let mut next: Vec<Option<Time>> =
             vec![self.seek_help(context)?, self.tell_outsiders(context)?];
-        if self.check_in().is_ok() && self.in_touch() && !self.recovery.is_old_copy() {
-            if let Some(rank) = self.rank() {
-                next.push(self.fulfil_intents(rank, context)?);
+        let acts = self.in_touch() && !self.recovery.is_old_copy();
+        let is_in = acts && self.check_in().is_ok();
+        if let Some(rank) = self.rank().filter(|_| acts && self.removal().is_none()) {
+            // Also who is leaving and is a steward still: perhaps nobody else can take somebody out
+            // whose removal keeps the group, and their own farewell, from being sent.
+            next.push(self.fulfil_intents(rank, context)?);
+            if is_in {
                 next.push(self.answer_requests(rank, context)?);
             }
+        }
+        if is_in {
             self.refresh_keys(context)?;
             next.push(self.acknowledge(context)?);
         }
@@ -432,14 +445,20 @@ impl Group {
         let delay = RANK_DELAY.times(rank as u64);
         let welcome = MEMBER_BYTES * (self.roster().len() + MAX_ADDS);
         let most_invites = (MAX_WELCOMES / welcome).max(1);
+        let alone = self.is_only_steward();
         let mut invites = BTreeSet::new();
         let (mut ready, mut later) = (Vec::new(), Vec::new());
         for (join, request) in &self.requests {
-            let known = self.invites.get(&request.invite);
-            if self.is_admitted(join) || !known.is_some_and(|known| self.can_judge(known)) {
+            let Some(known) = self.invites.get(&request.invite) else {
+                continue;
+            };
+            if self.is_admitted(join) {
                 continue;
             }
             let mut at = request.received.after(delay);
+            if !self.can_judge(known) && !alone {
+                at = at.after(UNJUDGED_WAITS);
+            }
             if rank > 0 && at.after(REQUEST_OLD) > now {
                 // Somebody else may be about to answer, above all if the commit that did has lost.
                 at = at.max(self.tip_since.after(delay));
@@ -596,7 +615,7 @@ impl Group {
         if self.was_admitted(&JoinId::of(&request.key_package)) {
             return Ok(()); // Whoever was let in stays in, though the commit lost.
         }
-        if !self.is_open(&request.invite, known) {
+        if known.uses == 0 || !self.is_open(&request.invite, known) {
             return Err(Refusal::Revoked);
         }
         if now >= known.expires {
@@ -718,29 +737,32 @@ impl Group {
     }
 
     /// Tells whether this member can know whether an invite is open: not if it was announced only
-    /// before they came back with fresh keys.
+    /// before they came back with fresh keys. Another steward may know; if none answers, who asks by
+    /// it is told no.
     fn can_judge(&self, known: &KnownInvite) -> bool {
         let mut announced = known.announced.values();
         announced.any(|epoch| self.tree.fork_of(epoch).is_some())
     }
 
-    /// Tells open invites again, for stewards who came in after they were made.
+    /// Tells invites again, for stewards who came in after they were made: first those that are open,
+    /// then those that are not, with no use left, so that who asks by one is told no.
     pub(super) fn announce_invites(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
         let now = context.world;
-        let open = self.invites.iter();
-        let open = open.filter(|(id, known)| known.expires > now && self.is_open(id, known));
-        let open: Vec<Body> = open
-            .map(|(_, known)| Body::Invite {
-                seed: known.keys.seed().clone(),
-                expires: known.expires,
-                uses: known.uses,
-            })
-            .take(MAX_ANNOUNCED)
-            .collect();
-        for body in open {
-            self.say(body, context)?;
+        let lasting = self.invites.iter().filter(|(_, known)| known.expires > now);
+        let (open, closed): (Vec<_>, Vec<_>) =
+            lasting.partition(|(id, known)| self.is_open(id, known));
+        let told = |known: &KnownInvite, uses: u32| Body::Invite {
+            seed: known.keys.seed().clone(),
+            expires: known.expires,
+            uses,
+        };
+        let open = open.into_iter().map(|(_, known)| told(known, known.uses));
+        let closed = closed.into_iter().map(|(_, known)| told(known, 0));
+        let all: Vec<Body> = open.chain(closed).take(MAX_ANNOUNCED).collect();
+        for body in all {
+            self.write_down(body, context)?;
         }
-        Ok(())
+        self.send_unsent(context)
     }
 
     /// Notes an invite or its revocation, if a steward of its epoch announced it.

@@ -946,7 +946,7 @@ impl Group {
         }
     }
 
-    fn is_only_steward(&self) -> bool {
+    pub(super) fn is_only_steward(&self) -> bool {
         let policy = self.policy();
         policy.is_some_and(|policy| policy.stewards.as_slice() == [self.me()])
     }

@@ -120,8 +120,9 @@ impl Group {
         is_judge(epoch) || forks.any(|fork| fork.meta.depth <= depth && is_judge(fork))
     }
 
-    /// Whether somebody came in on a branch, where this member was a steward, who is not in the tip,
-    /// or came back there: their keys are good for nothing else.
+    /// Whether somebody may not hear from elsewhere that this member, who was a steward on a branch,
+    /// has left it: who has lost the keys of what came before it listens to the topic that a removal
+    /// gave it, if it has one; and who came in on it, or came back, has no keys for anything else.
     fn strands_somebody(&self, tip: &Epoch) -> bool {
         let me = self.me();
         let branch: Vec<&Epoch> = self.tree.branch(&tip.id).collect();
@@ -130,7 +131,9 @@ impl Group {
             let mut joined = epoch.meta.joined.iter();
             epoch.class() == Class::Rejoin || joined.any(|member| !self.is_member(&member.id))
         };
-        branch.iter().any(decided) && branch.into_iter().any(strands)
+        let mut path = self.tree.path();
+        let own_topic = path.all(|epoch| epoch.meta.routing != tip.meta.routing);
+        branch.iter().any(decided) && (own_topic || branch.into_iter().any(strands))
     }
 
     pub(super) fn tell_stand(

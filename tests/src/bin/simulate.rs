@@ -30,7 +30,7 @@ Runs random worlds for some time and reports, a `name: value` line each.
   --commands N  most commands in a plan (60)
   SWITCH        --everything, or what plans may contain, each also as --no-...: --several-stewards,
                 --leaving, --stewards-leave, --vanishing, --wrong-clocks, --rejoin, --withholding,
-                --twins, --insiders, --lost-records, --old-copies, --weeks, --old-links
+                --twins, --insiders, --lost-records, --old-copies, --weeks
 
 A run that fails prints its seed. `SEED=N simulate --runs 1` repeats it, with the same switches;
 with TRACE=1 it says what happens.";

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kith_protocol::{
-    group::{Group, LogChange, LogEntry, Problem},
+    group::{Group, GroupPolicy, LogChange, LogEntry, Problem},
     id::{EventId, InviteId, MemberId},
-    profile::{JoinState, Kind},
+    profile::{JoinState, Kind, LATE_ANSWER},
     time::{Span, Time},
     view::{Entry, EntryKind},
 };
@@ -30,18 +30,9 @@ fn exporter(group: &Group) -> Option<[u8; 32]> {
     group.exporter("the oracle")
 }
 
-/// What to overlook at the end, since the code is known not to do it yet.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Leniency {
-    /// Requests to join that wait for ever.
-    pub joins: bool,
-    /// Requests by a link that no steward who is there knows, since who made it has gone.
-    pub old_links: bool,
-}
-
 impl World {
     /// Heals everything, waits until the promises hold, and gives those that do not.
-    pub fn judge(&mut self, leniency: Leniency) -> Vec<Failure> {
+    pub fn judge(&mut self) -> Vec<Failure> {
         if self.has_failed() {
             return self.ledger.failures.clone();
         }
@@ -49,13 +40,13 @@ impl World {
         let mut broken = Vec::new();
         for patience in PATIENCE {
             self.run_for(patience);
-            broken = self.broken(leniency);
+            broken = self.broken();
             if broken.is_empty() || self.has_failed() {
                 break;
             }
         }
         if broken.is_empty() && !self.has_failed() {
-            broken = self.fresh_messages(leniency);
+            broken = self.fresh_messages();
         }
         self.report.joins = self
             .nodes
@@ -110,7 +101,7 @@ impl World {
     }
 
     /// Everybody who is in posts once more, and everybody who is in must read it.
-    fn fresh_messages(&mut self, leniency: Leniency) -> Vec<Failure> {
+    fn fresh_messages(&mut self) -> Vec<Failure> {
         for slot in 0..self.slots.len() {
             for node in 0..self.persons() {
                 if self.is_honest(node) {
@@ -121,7 +112,7 @@ impl World {
         let mut broken = Vec::new();
         for patience in PATIENCE {
             self.run_for(patience);
-            broken = self.broken(leniency);
+            broken = self.broken();
             if broken.is_empty() || self.has_failed() {
                 break;
             }
@@ -129,7 +120,7 @@ impl World {
         broken
     }
 
-    fn broken(&self, leniency: Leniency) -> Vec<Failure> {
+    fn broken(&self) -> Vec<Failure> {
         let mut broken = Vec::new();
         for slot in 0..self.slots.len() {
             let members: Vec<usize> = (0..self.persons())
@@ -140,18 +131,10 @@ impl World {
             }
             let (lost, sound): (Vec<usize>, Vec<usize>) =
                 members.iter().partition(|node| self.is_lost(**node, slot));
-            // Who lost their keys is brought back by another steward or, as a steward, by any other
-            // member whom they know. Where there is none, nobody can.
-            let knows = |steward: &usize| {
-                let group = self.group(*steward, slot);
-                let roster = group.map(Group::roster).unwrap_or_default();
-                let by = |node: &usize| self.group(*node, slot).map(Group::me);
-                let mut sound = sound.iter().filter_map(by);
-                sound.any(|id| roster.iter().any(|member| member.id == id))
-            };
-            let helped = self.has_honest_steward(slot, &sound)
-                || (self.has_honest_steward(slot, &lost) && lost.iter().any(knows));
-            let members = if helped { members } else { sound };
+            let helped = lost
+                .into_iter()
+                .filter(|node| self.is_helped(*node, slot, &sound));
+            let members: Vec<usize> = sound.iter().copied().chain(helped).collect();
             if members.is_empty() {
                 continue;
             }
@@ -169,8 +152,8 @@ impl World {
             self.check_steward(slot, &members, &mut say);
             self.check_posts(slot, &members, &mut say);
             self.check_timelines(slot, &mut say);
-            if !leniency.joins && governed {
-                self.check_joins(slot, &members, leniency, &mut say);
+            if governed {
+                self.check_joins(slot, &members, &mut say);
             }
         }
         broken
@@ -254,6 +237,23 @@ impl World {
     fn is_lost(&self, node: usize, slot: usize) -> bool {
         let problems = self.group(node, slot).map(Group::problems);
         problems.is_some_and(|problems| problems.contains(&Problem::OldCopy))
+    }
+
+    /// Whether somebody is there who can bring back this member, who lost their keys: a steward whom
+    /// they know as one or, for a steward, any member whom they know. Where there is none, nobody can.
+    fn is_helped(&self, node: usize, slot: usize, sound: &[usize]) -> bool {
+        let Some(group) = self.group(node, slot) else {
+            return false;
+        };
+        let policy = group.policy();
+        let stewards = policy.map_or(&[][..], |policy| &policy.stewards);
+        let mut sound = sound.iter().filter_map(|node| self.group(*node, slot));
+        sound.any(|other| {
+            let knows = group.roster().iter().any(|at| at.id == other.me());
+            let decides = |policy: &GroupPolicy| policy.stewards.contains(&other.me());
+            let steward = stewards.contains(&other.me()) && other.policy().is_some_and(decides);
+            steward || (knows && stewards.contains(&group.me()))
+        })
     }
 
     /// Whose absence is no fault of the group: who has gone for ever, cheats, or lost the group
@@ -523,11 +523,12 @@ impl World {
         }
     }
 
+    /// Whoever asked to join has an answer. Of a link that no steward knows, because who made it was
+    /// taken out before they could tell of it, that is when the link has ended.
     fn check_joins(
         &self,
         slot: usize,
         members: &[usize],
-        leniency: Leniency,
         say: &mut impl FnMut(FailureKind, String),
     ) {
         let stewards = self.stewards(slot);
@@ -535,17 +536,20 @@ impl World {
         let invites = stewards.filter_map(|node| Some(self.group(*node, slot)?.invites()));
         let known: BTreeSet<InviteId> = invites.flatten().map(|invite| invite.id).collect();
         for (node, join) in &self.slots[slot].joins {
-            let used = self.slots[slot].used.get(join);
-            let old = used.is_some_and(|invite| !known.contains(invite));
-            if !self.is_honest(*node) || (old && leniency.old_links) {
-                continue;
-            }
-            let Some(profile) = self.nodes[*node].profile() else {
+            let Some(profile) = self.nodes[*node]
+                .profile()
+                .filter(|_| self.is_honest(*node))
+            else {
                 continue;
             };
-            let waits = profile
-                .joins()
-                .any(|(id, state)| id == join && state.state == JoinState::Waiting);
+            let request = profile.joins().find(|(id, _)| *id == join);
+            let Some((_, request)) = request else {
+                continue;
+            };
+            let used = self.slots[slot].used.get(join);
+            let unheard = used.is_some_and(|invite| !known.contains(invite));
+            let ended = request.link_ends().after(LATE_ANSWER.times(2)) < self.now;
+            let waits = request.state == JoinState::Waiting && (!unheard || ended);
             if waits {
                 say(
                     FailureKind::JoinWaits,

@@ -8,7 +8,6 @@ use super::{
     action::{Action, Deed, Harm, Loss},
     dice::Dice,
     ledger::Failure,
-    oracle::Leniency,
     report::Report,
     world::{Faults, World},
 };
@@ -51,8 +50,6 @@ pub struct Scope {
     pub old_copies: bool,
     /// Some plans last for weeks instead of hours.
     pub weeks: bool,
-    /// Requests are answered although who made their link has gone.
-    pub old_links: bool,
 }
 
 impl Scope {
@@ -70,7 +67,6 @@ impl Scope {
         lost_records: false,
         old_copies: false,
         weeks: false,
-        old_links: false,
     };
     /// All that DESIGN asks for and that a plan can express.
     pub const EVERYTHING: Self = Self {
@@ -86,7 +82,6 @@ impl Scope {
         lost_records: true,
         old_copies: true,
         weeks: true,
-        old_links: true,
     };
 
     /// The switch of this name, with a hyphen for each space; `None` if there is none.
@@ -104,7 +99,6 @@ impl Scope {
             "lost-records" => &mut self.lost_records,
             "old-copies" => &mut self.old_copies,
             "weeks" => &mut self.weeks,
-            "old-links" => &mut self.old_links,
             _ => return None,
         })
     }
@@ -139,10 +133,7 @@ pub fn run(seed: u64, size: Size, scope: Scope) -> Ran {
             break;
         }
     }
-    let failures = world.judge(Leniency {
-        joins: false,
-        old_links: !scope.old_links,
-    });
+    let failures = world.judge();
     let mut report = world.report;
     report.runs = 1;
     report.virtual_seconds = (world.now.as_ms() - start.as_ms()) / 1000;

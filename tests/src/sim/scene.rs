@@ -10,7 +10,6 @@ use kith_protocol::{
 
 use super::{
     action::{Action, Deed},
-    oracle::Leniency,
     world::World,
 };
 
@@ -122,7 +121,7 @@ pub fn isolate(world: &mut World, node: usize, span: Span) {
 
 /// Heals everything, and sees that all promises were kept.
 pub fn holds(world: &mut World) {
-    let failures = world.judge(Leniency::default());
+    let failures = world.judge();
     assert!(failures.is_empty(), "SEED={}: {failures:#?}", world.seed);
 }
 
