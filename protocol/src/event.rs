@@ -23,6 +23,9 @@ pub const MAX_ADDRESSES: usize = 8;
 /// The longest announced address, in bytes.
 pub const MAX_ADDRESS_LEN: usize = 256;
 
+/// Who was taken out, and the last of their events that counts.
+pub(crate) type Cut = (MemberId, Option<EventId>);
+
 /// Says why a text cannot be posted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TextError {

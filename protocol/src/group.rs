@@ -44,6 +44,7 @@ pub use self::{
     report::{LogChange, LogEntry, Problem, Settling},
     stand::MAX_FORSAKEN,
     storage::StorageError,
+    timeline::MAX_CUTS,
 };
 use self::{
     epoch::{Opened, mls_epoch},
@@ -57,10 +58,10 @@ use self::{
 use crate::{
     codec,
     envelope::{Envelope, EnvelopeError},
-    event::{Body, Event, MAX_PARENTS, SignedEvent, TextError, check_text},
+    event::{Body, Cut, Event, MAX_PARENTS, SignedEvent, TextError, check_text},
     id::{EnvelopeId, EpochId, EventId, GroupId, IntentId, InviteId, JoinId, MemberId, TopicId},
     identity::{PseudonymKey, PseudonymSalt},
-    invite::InviteKeys,
+    invite::{InviteKeys, WelcomeNote},
     name::Name,
     parts::{self, Collector, Part, PartError, Parts, Slot, Whole},
     profile::{JOIN_KEPT, Kind, Notice, Output},
@@ -285,6 +286,8 @@ pub struct Group {
     /// The latest event of each author, by its Lamport number.
     last_said: BTreeMap<MemberId, (u64, EventId)>,
     names: BTreeMap<MemberId, Name>,
+    /// Who was taken out by commits that this member does not have.
+    told_cuts: Vec<Cut>,
     /// Who asked to leave, and when this node learned of it.
     leavers: BTreeMap<MemberId, (Time, EventId)>,
     /// The envelopes of what this member said.
@@ -374,6 +377,7 @@ impl Group {
             heads: BTreeSet::new(),
             last_said: BTreeMap::new(),
             names: BTreeMap::new(),
+            told_cuts: Vec::new(),
             leavers: BTreeMap::new(),
             sent: BTreeMap::new(),
             unsent: BTreeSet::new(),
@@ -404,7 +408,7 @@ impl Group {
     pub(crate) fn welcome_again(
         &mut self,
         first: Epoch,
-        seq: u64,
+        note: &WelcomeNote,
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
         if self.tree.contains(&first.id) {
@@ -413,7 +417,8 @@ impl Group {
         let (id, committer) = (first.id, first.meta.committer);
         self.recovery.forget_out();
         self.tree.add_root(id);
-        self.tree.note_vote(committer, seq, id);
+        self.tree.note_vote(committer, note.seq, id);
+        self.note_cuts(&note.cuts);
         self.persist_vote(&committer, context)?;
         self.persist_record(context)?;
         self.add_epoch(first, context)?;
@@ -423,12 +428,12 @@ impl Group {
     /// Notes where the steward stood who let this member in.
     pub(crate) fn note_welcome(
         &mut self,
-        seq: u64,
+        note: &WelcomeNote,
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
         let tip = self.tip_epoch()?;
         let (id, committer) = (tip.id, tip.meta.committer);
-        self.tree.note_vote(committer, seq, id);
+        self.tree.note_vote(committer, note.seq, id);
         self.persist_vote(&committer, context)?;
         self.catch_up(context)
     }

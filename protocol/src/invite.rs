@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     codec,
-    event::{InviteSeed, MAX_ADDRESS_LEN, MAX_ADDRESSES},
+    event::{Cut, InviteSeed, MAX_ADDRESS_LEN, MAX_ADDRESSES},
     id::{EpochId, GroupId, InviteId, JoinId, MemberId},
     identity::PseudonymKey,
     parts::Part,
@@ -145,6 +145,8 @@ pub(crate) struct WelcomeNote {
     pub order: u64,
     /// The number of the commit that let the newcomers in, among its committer's messages.
     pub seq: u64,
+    /// Who was taken out since a newcomer was let in, on another branch, before.
+    pub cuts: Vec<Cut>,
     #[serde(with = "serde_bytes")]
     signature: [u8; 64],
 }
@@ -156,15 +158,17 @@ impl WelcomeNote {
         routing: RoutingSecret,
         order: u64,
         seq: u64,
+        cuts: Vec<Cut>,
         key: &PseudonymKey,
     ) -> Result<Self, codec::CodecError> {
-        let signature = key.sign(&Self::message(&joins, &epoch, &routing, order, seq)?);
+        let signature = key.sign(&Self::message(&joins, &epoch, &routing, order, seq, &cuts)?);
         Ok(Self {
             joins,
             epoch,
             routing,
             order,
             seq,
+            cuts,
             signature,
         })
     }
@@ -177,6 +181,7 @@ impl WelcomeNote {
             &self.routing,
             self.order,
             self.seq,
+            &self.cuts,
         );
         message.is_ok_and(|message| topic::verify(steward.as_bytes(), &message, &self.signature))
     }
@@ -187,10 +192,11 @@ impl WelcomeNote {
         routing: &RoutingSecret,
         order: u64,
         seq: u64,
+        cuts: &[Cut],
     ) -> Result<Vec<u8>, codec::CodecError> {
         Ok([
             WELCOME_LABEL,
-            &codec::encode(&(joins, epoch, routing, order, seq))?,
+            &codec::encode(&(joins, epoch, routing, order, seq, cuts))?,
         ]
         .concat())
     }
@@ -455,6 +461,7 @@ fn provider() -> impl OpenMlsProvider {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::EventId;
 
     fn keys() -> InviteKeys {
         InviteKeys::new(&InviteSeed([5; 32]))
@@ -556,7 +563,9 @@ mod tests {
         );
         let routing = RoutingSecret::from_bytes([5; 32]);
         let epoch = EpochId::from_bytes([6; 32]);
-        let note = WelcomeNote::sign(vec![join], epoch, routing, 7, 8, &key).unwrap();
+        let gone = MemberId::from_bytes([7; 32]);
+        let cuts = vec![(gone, None), (gone, Some(EventId::from_bytes([8; 32])))];
+        let note = WelcomeNote::sign(vec![join], epoch, routing, 7, 8, cuts, &key).unwrap();
         let note = codec::encode(&note).unwrap();
         codec::damage::is_noticed::<WelcomeNote>(&note);
         for damaged in codec::damage::of(&note) {

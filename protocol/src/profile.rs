@@ -884,7 +884,7 @@ impl Profile {
             let note: WelcomeNote = codec::decode(&content).ok()?;
             note.joins.contains(&id).then_some(note)
         };
-        let (group, first, seq) = join(
+        let (group, first, note) = join(
             &request.candidate,
             &key.public(),
             welcome,
@@ -894,7 +894,7 @@ impl Profile {
         if let Some(known) = self.groups.get_mut(&group) {
             if known.me() == key.public() {
                 // To another branch: the commit that made the first one may have lost.
-                known.welcome_again(first, seq, context)?;
+                known.welcome_again(first, &note, context)?;
             } else if !matches!(request.state, JoinState::Joined(_)) {
                 bow_out(group, salt, key, first, context)?;
             }
@@ -904,7 +904,7 @@ impl Profile {
             return Err(GroupError::NotIn); // Left since: an old Welcome brings nobody back.
         }
         let mut joined = Group::begin(group, salt, key, first, context)?;
-        joined.note_welcome(seq, context)?;
+        joined.note_welcome(&note, context)?;
         let addresses = told::told_to(joined.policy(), &self.announced);
         if !addresses.is_empty() {
             joined.say(Body::Address { addresses }, context)?;

@@ -100,9 +100,13 @@ fn steward() -> PseudonymKey {
     ))
 }
 
+fn cuts() -> Vec<(MemberId, Option<EventId>)> {
+    vec![(member(0xaa), None)]
+}
+
 fn welcome_note() -> WelcomeNote {
     let epoch = EpochId::from_bytes([0x22; 32]);
-    WelcomeNote::sign(welcomed(), epoch, secret(), 12, 9, &steward()).unwrap()
+    WelcomeNote::sign(welcomed(), epoch, secret(), 12, 9, cuts(), &steward()).unwrap()
 }
 
 /// What is large enough to need parts.
@@ -211,6 +215,7 @@ enum Answer {
     Info {
         to: AskId,
         seq: u64,
+        cuts: Vec<(MemberId, Option<EventId>)>,
         #[serde(with = "serde_bytes")]
         info: Vec<u8>,
         seen: Vec<(MemberId, u64)>,
@@ -241,6 +246,7 @@ fn help_examples() -> Vec<(&'static str, Vec<u8>)> {
     let info = Answer::Info {
         to,
         seq: 7,
+        cuts: cuts(),
         info: vec![1, 2, 3, 4],
         seen: vec![(member(0xaa), 9)],
         epoch: EpochId::from_bytes([0x22; 32]),
@@ -286,7 +292,8 @@ fn examples() -> Vec<(&'static str, Vec<u8>)> {
     let routing = secret().key();
     let keys = invite_keys();
     let inbox = keys.inbox().key().topic();
-    let noted = (welcomed(), EpochId::from_bytes([0x22; 32]), secret(), 12, 9);
+    let epoch = EpochId::from_bytes([0x22; 32]);
+    let noted = (welcomed(), epoch, secret(), 12, 9, cuts());
     let posted = event(Body::Post {
         text: "hello".into(),
     });
@@ -569,6 +576,7 @@ fn the_documents_group_limits_are_those_in_force() {
         ("MAX_GROUPS", crate::profile::MAX_GROUPS as u64),
         ("MAX_JOINS", crate::profile::MAX_JOINS as u64),
         ("CLOCK_SLACK", hours(crate::profile::CLOCK_SLACK)),
+        ("MAX_CUTS", crate::group::MAX_CUTS as u64),
         ("JOIN_KEPT", days(crate::profile::JOIN_KEPT)),
         ("JOIN_WAITS", days(crate::profile::JOIN_WAITS)),
         ("LATE_ANSWER", days(crate::profile::LATE_ANSWER)),

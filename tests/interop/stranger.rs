@@ -37,7 +37,7 @@ use crate::wire::{
     Answer, Ask, Card, CommitNote, Content, Event, Hash, HelpAnswer, HelpContent, InboxContent,
     Intent, InviteBody, InviteKeys, Link, MAX_ORDER, MessageNote, Pieces, Policy, Post, Routing,
     Short, SignedHelp, Stand, WelcomeNote, What, counting, decode, encode, group_tag, is_signed,
-    sha256, short, signed, welcome_note_message,
+    sha256, short, signed,
 };
 
 const POLICY: ExtensionType = ExtensionType::new(0xf4b1);
@@ -370,8 +370,7 @@ impl Stranger {
         let note: WelcomeNote = decode(&note).expect("a welcome note");
         assert!(note.joins.contains(&asked.join));
         assert!(note.order <= MAX_ORDER);
-        let WelcomeNote { order, seq, .. } = note;
-        let message = welcome_note_message(&note.joins, &note.epoch, &note.routing, order, seq);
+        let message = note.signed();
         assert!(is_signed(&sender, &message, &note.signature));
         let routing = Routing::new(note.routing.into_array());
         Seat::new(&self.key, mls, note.epoch, routing, note.order)
@@ -495,6 +494,7 @@ impl Stranger {
                     to,
                     seq,
                     info,
+                    cuts: _,
                     seen,
                     epoch,
                     order,
@@ -917,15 +917,16 @@ impl Seat {
         let routing: Hash = ByteArray::new(self.routing.secret);
         let order = self.order;
         let joins = vec![join];
-        let message = welcome_note_message(&joins, &self.epoch, &routing, order, seq);
-        let note = WelcomeNote {
+        let mut note = WelcomeNote {
             seq,
+            cuts: vec![],
             epoch: self.epoch,
             joins: joins.clone(),
             order,
             routing,
-            signature: ByteArray::new(self.key.sign(&message).to_bytes()),
+            signature: ByteArray::new([0; 64]),
         };
+        note.signature = ByteArray::new(self.key.sign(&note.signed()).to_bytes());
         let welcome_key = Routing::new(export(&self.mls, b"kith welcome v1"));
         let answer = Answer::Welcome {
             joins,

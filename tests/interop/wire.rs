@@ -115,6 +115,7 @@ pub enum Answer {
 #[derive(Serialize, Deserialize)]
 pub struct WelcomeNote {
     pub seq: u64,
+    pub cuts: Vec<(Hash, Option<Hash>)>,
     pub epoch: Hash,
     pub joins: Vec<Short>,
     pub order: u64,
@@ -224,6 +225,7 @@ pub enum HelpAnswer {
     Info {
         to: Hash,
         seq: u64,
+        cuts: Vec<(Hash, Option<Hash>)>,
         info: ByteBuf,
         seen: Vec<(Hash, u64)>,
         epoch: Hash,
@@ -423,18 +425,23 @@ impl InviteKeys {
     }
 }
 
-/// What a welcome note's signature is over.
-pub fn welcome_note_message(
-    joins: &[Short],
-    epoch: &Hash,
-    routing: &Hash,
-    order: u64,
-    seq: u64,
-) -> Vec<u8> {
-    signed(
-        b"kith welcome note v1",
-        &encode(&(joins, epoch, routing, order, seq)),
-    )
+impl WelcomeNote {
+    /// What its signature is over.
+    pub fn signed(&self) -> Vec<u8> {
+        let Self {
+            joins,
+            epoch,
+            routing,
+            order,
+            seq,
+            cuts,
+            ..
+        } = self;
+        signed(
+            b"kith welcome note v1",
+            &encode(&(joins, epoch, routing, order, seq, cuts)),
+        )
+    }
 }
 
 /// SPEC, *Link*: what tells members that a link leads to their group.

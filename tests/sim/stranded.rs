@@ -2,7 +2,12 @@
 //!
 //! `TRACE=1 cargo test -p tests --test stranded NAME -- --nocapture` says what happens.
 
-use kith_protocol::{invite::Refusal, profile::JoinState, time::Span};
+use kith_protocol::{
+    invite::Refusal,
+    profile::JoinState,
+    time::Span,
+    view::{Entry, EntryKind},
+};
 use tests::sim::{
     Action, Deed, Loss, World,
     scene::{
@@ -392,5 +397,49 @@ fn who_has_lost_the_keys_of_where_two_ways_parted_hears_which_one_the_others_wen
         world.run_for(HOUR.times(4));
         holds(&mut world);
         assert!(together(&world, [0, 2, 3, 4]), "SEED={seed}");
+    }
+}
+
+/// They heard the removed member on a branch that lost, and never see the commit that took them out.
+#[test]
+fn who_was_let_in_on_two_branches_sees_what_the_others_see_of_somebody_removed() {
+    for seed in 850..856 {
+        let mut world = World::new(seed, 4, 2);
+        gather(&mut world, 0, 0, 1..3);
+        appoint(&mut world, 0, 0, 1..2);
+        part(&mut world, [0, 4], HOUR.times(2));
+        world.run_for(MINUTE);
+        let_in(&mut world, 1, 3);
+        world.run_for(SETTLED);
+        post(&mut world, 2);
+        world.run_for(MINUTE);
+        does(&mut world, 0, Deed::Remove(2));
+        world.run_for(HOUR.times(3));
+        holds(&mut world);
+        assert!(sees(&world, 0, 3) && !sees(&world, 3, 2), "SEED={seed}");
+    }
+}
+
+#[test]
+fn who_came_back_with_fresh_keys_sees_what_the_others_see_of_somebody_removed() {
+    for seed in 860..864 {
+        let mut world = council(seed, 5, 2, 2);
+        // The post reaches one member only, who is then away for longer than mailboxes keep commits.
+        part(&mut world, [2, 3, 6], HOUR.times(2));
+        world.run_for(MINUTE);
+        post(&mut world, 2);
+        world.run_for(MINUTE);
+        does(&mut world, 0, Deed::Remove(2));
+        world.run_for(MINUTE);
+        world.act(Action::Vanish { node: 6 });
+        isolate(&mut world, 3, Span::DAY.times(35));
+        world.run_for(Span::DAY.times(36));
+        holds(&mut world);
+        assert!(together(&world, [0, 1, 3, 4]), "SEED={seed}");
+        let group = world.group(3, 0).expect("in");
+        let removed = world.ledger.member(2, &group.id());
+        let said = |entry: &Entry| matches!(entry.kind, EntryKind::Post(_)).then_some(entry.author);
+        let shown = group.entries();
+        assert!(shown.iter().all(|entry| said(entry) != removed));
     }
 }

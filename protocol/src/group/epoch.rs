@@ -602,14 +602,14 @@ fn is_usable(package: &KeyPackage) -> bool {
 
 /// Joins by a Welcome, on a copy of the newcomer's storage, so that a bogus Welcome costs nothing.
 ///
-/// Gives the group's id, the joined epoch, and the number of the commit that made it.
+/// Gives the group's id, the joined epoch, and what its steward says of it.
 pub(crate) fn join(
     candidate: &EpochStorage,
     me: &MemberId,
     welcome: &[u8],
     open_note: impl FnOnce(&RoutingSecret) -> Option<WelcomeNote>,
     now: Time,
-) -> Result<(GroupId, Epoch, u64), GroupError> {
+) -> Result<(GroupId, Epoch, WelcomeNote), GroupError> {
     let storage = candidate.clone();
     let message =
         MlsMessageIn::tls_deserialize_exact(welcome).map_err(|_| GroupError::Malformed)?;
@@ -661,7 +661,7 @@ pub(crate) fn join(
             storage: Some(storage),
             read_only: false,
         },
-        note.seq,
+        note,
     ))
 }
 

@@ -59,6 +59,7 @@ fn admit(parent: &Epoch, steward: &PseudonymKey, newcomer: &PseudonymKey) -> (Ma
         made.child.meta.routing.clone(),
         made.child.meta.order,
         1,
+        vec![],
         steward,
     );
     let welcome = made.welcome.as_ref().unwrap();

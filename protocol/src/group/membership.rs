@@ -13,7 +13,7 @@ use super::{
 use crate::{
     codec,
     envelope::Envelope,
-    event::{Body, InviteSeed},
+    event::{Body, Cut, InviteSeed},
     id::{EnvelopeId, EpochId, EventId, IntentId, InviteId, JoinId, MemberId},
     invite::{InboxPayload, InviteKeys, Link, Refusal, Reply, WelcomeNote},
     parts,
@@ -586,12 +586,14 @@ impl Group {
         }
         let mut welcomes = Vec::new();
         for (invite, joins) in by_invite {
+            let cuts = self.cuts_for(&joins);
             let note = WelcomeNote::sign(
                 joins.clone(),
                 child.id,
                 child.meta.routing.clone(),
                 child.meta.order,
                 seq,
+                cuts,
                 &self.key,
             )
             .map_err(|_| GroupError::Ours)?;
@@ -694,12 +696,24 @@ impl Group {
     /// Tells whether a commit that lost had admitted a request. Those of a committer who is a
     /// steward no longer are void.
     fn was_admitted(&self, join: &JoinId) -> bool {
-        let losers = self.tree.losers();
-        let mut honest = losers.filter(|epoch| self.is_steward(&epoch.meta.committer));
-        honest.any(|epoch| {
+        let mut admitting = self.losers_that_admit(std::slice::from_ref(join));
+        admitting.any(|epoch| self.is_steward(&epoch.meta.committer))
+    }
+
+    fn losers_that_admit(&self, joins: &[JoinId]) -> impl Iterator<Item = &Epoch> {
+        let admits = |epoch: &&Epoch| {
             let mut notes = epoch.meta.note.iter();
-            notes.any(|note| note.admits().any(|(_, admitted)| admitted == *join))
-        })
+            notes.any(|note| note.admits().any(|(_, join)| joins.contains(&join)))
+        };
+        self.tree.losers().filter(admits)
+    }
+
+    /// Who was taken out since some of these were let in on branches that lost: they may have heard
+    /// them there, and do not see the commits.
+    fn cuts_for(&self, joins: &[JoinId]) -> Vec<Cut> {
+        let since = self.losers_that_admit(joins);
+        let cuts = since.map(|epoch| self.cuts_since(&epoch.id));
+        cuts.max_by_key(Vec::len).unwrap_or_default()
     }
 
     fn admits(&self) -> impl Iterator<Item = (InviteId, JoinId)> {

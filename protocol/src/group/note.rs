@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    event::Cut,
     id::{EpochId, EventId, GroupId, IntentId, InviteId, JoinId, MemberId},
     identity::PseudonymKey,
     parts::Part,
@@ -174,7 +175,7 @@ impl CommitNote {
     }
 
     /// Who goes out, with the last of their events that counts.
-    pub(crate) fn cuts(&self) -> impl Iterator<Item = (MemberId, Option<EventId>)> {
+    pub(crate) fn cuts(&self) -> impl Iterator<Item = Cut> {
         self.intents.iter().filter_map(|intent| intent.what.cut())
     }
 
@@ -189,7 +190,7 @@ impl CommitNote {
 
 impl What {
     /// Who goes out, with the last of their events that counts.
-    pub(crate) fn cut(&self) -> Option<(MemberId, Option<EventId>)> {
+    pub(crate) fn cut(&self) -> Option<Cut> {
         match self {
             Self::Remove { member, last, .. } | Self::Release { member, last } => {
                 Some((*member, *last))

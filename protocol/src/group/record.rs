@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     codec,
-    event::{Event, SignedEvent},
+    event::{Cut, Event, SignedEvent},
     id::{EnvelopeId, EpochId, EventId, GroupId, InviteId, JoinId, MemberId},
     identity::{PseudonymSalt, RootSeed},
     name::Name,
@@ -39,6 +39,7 @@ pub(crate) struct GroupRecord {
     pub wishes: Vec<Wish>,
     pub recovery: Recovery,
     pub told: Told,
+    pub told_cuts: Vec<Cut>,
 }
 
 /// Where a member stands, as far as is known.
@@ -191,6 +192,7 @@ impl Group {
         group.wishes = record.wishes;
         group.recovery = record.recovery;
         group.told = record.told;
+        group.told_cuts = record.told_cuts;
         Ok(group)
     }
 
@@ -376,6 +378,7 @@ impl Group {
             wishes: self.wishes.clone(),
             recovery: self.recovery.clone(),
             told: self.told.clone(),
+            told_cuts: self.told_cuts.clone(),
         };
         context.persist(Kind::Group, self.id.as_bytes(), Some(encode(&record)?));
         Ok(())

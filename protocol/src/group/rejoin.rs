@@ -22,6 +22,7 @@ use super::{
 use crate::{
     codec,
     envelope::Envelope,
+    event::Cut,
     id::{AskId, EpochId, GroupId, MemberId},
     parts::{self, Part},
     profile::{Notice, Output},
@@ -148,6 +149,8 @@ enum Answer {
         seq: u64,
         /// The latest message number that the steward knows of each steward.
         seen: Vec<(MemberId, u64)>,
+        /// Who was taken out since where the asker stands.
+        cuts: Vec<Cut>,
     },
 }
 
@@ -173,6 +176,7 @@ struct Way {
     routing: RoutingSecret,
     order: u64,
     seq: u64,
+    cuts: Vec<Cut>,
 }
 
 /// How far a device has come on its way back; part of the group's record.
@@ -798,6 +802,7 @@ impl Group {
             order: self.order,
             seq: self.tree.vote(&ask.member).map_or(0, |vote| vote.seq),
             seen: self.seen(),
+            cuts: self.cuts_since(&ask.tip),
         }))
     }
 
@@ -914,6 +919,7 @@ impl Group {
                 order,
                 seq,
                 seen,
+                cuts,
             } if answered == to => {
                 if !self.recovery.old_copy && self.weigh(&seen) == Ordering::Greater {
                     return Ok(()); // It is the other side that has to come back.
@@ -925,6 +931,7 @@ impl Group {
                     routing,
                     order,
                     seq,
+                    cuts,
                 };
                 // A steward's word is not set aside for another's.
                 let led = self.recovery.way.as_ref();
@@ -1037,6 +1044,7 @@ impl Group {
             routing,
             order,
             seq,
+            cuts,
         } = way;
         let way = WayBack {
             info,
@@ -1072,6 +1080,7 @@ impl Group {
         // What waits from before may still be read, if the commits come that it waits for.
         let begins = epoch.meta.depth;
         self.forget_waiting(|held| held.number >= begins, context);
+        self.note_cuts(&cuts);
         self.tree.retire_roots();
         self.tree.add_root(epoch.id);
         self.persist_record(context)?;
@@ -1228,6 +1237,7 @@ pub(crate) mod tests {
             order: 10,
             seq: 11,
             seen,
+            cuts: vec![(member, None)],
         };
         for answer in [Answer::Current { to }, Answer::Out { to, seq: 12 }, info] {
             let answer = codec::encode(&answer).unwrap();

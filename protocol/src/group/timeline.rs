@@ -8,10 +8,15 @@ use super::{
     note::{Class, What},
 };
 use crate::{
-    event::SignedEvent,
-    id::{EventId, MemberId},
+    event::{Cut, SignedEvent},
+    id::{EpochId, EventId, MemberId},
     view::{Entry, EntryKind},
 };
+
+/// How many removals a steward tells to who comes in or back.
+pub const MAX_CUTS: usize = 64;
+/// How many that this member was told are kept.
+const MAX_TOLD_CUTS: usize = 1024;
 
 impl Group {
     /// One line of the timeline that somebody said.
@@ -68,7 +73,9 @@ impl Group {
         // keys may since have been found to lead elsewhere.
         let done = notes.flat_map(|note| note.cuts());
         let done = done.filter(|(member, _)| !self.is_member(member));
-        for (member, last) in done.chain(lost) {
+        let told = self.told_cuts.iter().copied();
+        let told = told.filter(|(member, _)| !self.is_member(member));
+        for (member, last) in done.chain(lost).chain(told) {
             if cut.contains_key(&member) {
                 continue;
             }
@@ -85,6 +92,31 @@ impl Group {
             cut.insert(member, kept);
         }
         Counted(cut)
+    }
+
+    /// Who was taken out on the path since it went another way than to this epoch, which somebody
+    /// knows who does not have those commits; the latest.
+    pub(super) fn cuts_since(&self, epoch: &EpochId) -> Vec<Cut> {
+        if !self.tree.contains(epoch) {
+            return Vec::new();
+        }
+        let fork = self.tree.fork_of(epoch);
+        let path = self.tree.path().rev();
+        let since = path.take_while(|epoch| Some(epoch.id) != fork);
+        let notes = since.filter_map(|epoch| epoch.meta.note.as_ref());
+        let cuts = notes.flat_map(|note| note.cuts());
+        let gone = cuts.filter(|(member, _)| !self.is_member(member));
+        gone.take(MAX_CUTS).collect()
+    }
+
+    /// Takes a steward's word of who was taken out.
+    pub(super) fn note_cuts(&mut self, cuts: &[Cut]) {
+        for cut in cuts.iter().take(MAX_CUTS) {
+            let known = self.told_cuts.iter().any(|(member, _)| *member == cut.0);
+            if !known && self.told_cuts.len() < MAX_TOLD_CUTS {
+                self.told_cuts.push(*cut);
+            }
+        }
     }
 }
 
