@@ -83,12 +83,17 @@ impl Neighbours {
     fn is_heard(&self, from: &Member, by: &Member, text: &str) {
         let start = Instant::now();
         from.kith.posts(&self.group, text).expect("nothing hinders");
+        self.is_read(by, text);
+        println!("{text:?} was read after {:?}", start.elapsed());
+    }
+
+    /// Waits until one reads this.
+    fn is_read(&self, by: &Member, text: &str) {
         wait_explained(&format!("{text:?} is read"), UNTIL_DELIVERED, || {
             let posts = by.kith.reads(&self.group);
             let read = posts.iter().any(|post| post.text == text);
             read.then_some(()).ok_or(format!("{posts:?}"))
         });
-        println!("{text:?} was read after {:?}", start.elapsed());
     }
 }
 
@@ -116,6 +121,38 @@ fn restricted_routers_are_passed_and_a_new_address_is_survived() {
             two.street.first.moves();
             two.is_heard(&two.ben, &two.ana, "To another address.");
             two.is_heard(&two.ana, &two.ben, "From another address.");
+        },
+    );
+}
+
+#[test]
+fn a_laptop_that_wakes_behind_another_address_is_reached_again() {
+    permitted(
+        "a_laptop_that_wakes_behind_another_address_is_reached_again",
+        || {
+            let mut two =
+                Neighbours::meet(Nat::AddressRestricted, Nat::AddressRestricted, "direct");
+            two.ana.node.restart_as_on_a_laptop();
+            two.are_connected(Way::Direct);
+            two.ana.node.sleeps();
+            two.street.first.moves();
+            two.ben
+                .kith
+                .posts(&two.group, "While you slept.")
+                .expect("nothing hinders");
+            two.ana.node.wakes();
+            let woken = Instant::now();
+            two.is_read(&two.ana, "While you slept.");
+            println!(
+                "what was missed was read {:?} after waking",
+                woken.elapsed()
+            );
+            two.is_heard(&two.ana, &two.ben, "From another address.");
+            println!("all was well {:?} after waking", woken.elapsed());
+            two.are_connected(Way::Direct);
+            // Also with nobody between.
+            two.community.node.kill();
+            two.is_heard(&two.ben, &two.ana, "Good morning.");
         },
     );
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::asleep::WallClock;
 use crate::halves::{Half, Place};
 use crate::kith::{Group, Joined, Kith, Output, Refusal};
 use crate::wait::{UNTIL_READY, UNTIL_STOPPED, wait_explained, wait_until};
@@ -158,7 +159,7 @@ struct Background {
 
 impl Background {
     /// Starts a process whose output is appended to the logs of its home.
-    fn spawn(home: &Home, arguments: &[&str]) -> Self {
+    fn spawn(home: &Home, arguments: &[&str], clock: Option<&WallClock>) -> Self {
         let append = |path: &Path| {
             File::options()
                 .append(true)
@@ -167,6 +168,7 @@ impl Background {
                 .unwrap()
         };
         let mut command = home.kith().command(arguments);
+        command.envs(clock.into_iter().flat_map(WallClock::environment));
         command.stdout(Stdio::from(append(&home.stdout())));
         command.stderr(Stdio::from(append(&home.stderr())));
         let child = command
@@ -197,6 +199,14 @@ impl Background {
         )
     }
 
+    fn signal(&self, signal: &str) {
+        // The shell's own `kill`: the program of that name is not everywhere.
+        let told = process::Command::new("sh")
+            .args(["-c", &format!("kill -{signal} {}", self.child.id())])
+            .status();
+        assert!(told.is_ok_and(|status| status.success()), "it can be told");
+    }
+
     fn wait_until_ended(&mut self, name: &str) -> ExitStatus {
         wait_until(&format!("{name}'s node has ended"), UNTIL_STOPPED, || {
             self.child.try_wait().unwrap()
@@ -218,6 +228,7 @@ pub struct Node {
     home: Home,
     arguments: Vec<String>,
     running: Option<Background>,
+    clock: Option<WallClock>,
 }
 
 impl Node {
@@ -226,6 +237,7 @@ impl Node {
             home,
             arguments: arguments.iter().copied().map(str::to_owned).collect(),
             running: None,
+            clock: None,
         }
     }
 
@@ -258,11 +270,7 @@ impl Node {
     /// Asks the process to end by SIGTERM, and waits until it has ended without complaint.
     pub fn terminate(&mut self) {
         let mut running = self.take_running();
-        // The shell's own `kill`: the program of that name is not everywhere.
-        let told = process::Command::new("sh")
-            .args(["-c", &format!("kill -TERM {}", running.child.id())])
-            .status();
-        assert!(told.is_ok_and(|status| status.success()), "it can be told");
+        running.signal("TERM");
         let status = running.wait_until_ended(&self.home.name);
         assert!(status.success(), "{} ended with {status}", self.home.name);
     }
@@ -270,6 +278,37 @@ impl Node {
     /// Ends the process by SIGKILL.
     pub fn kill(&mut self) {
         drop(self.take_running());
+    }
+
+    /// Starts the process anew, such that it can be put to sleep once.
+    pub fn restart_as_on_a_laptop(&mut self) {
+        self.stop();
+        self.clock = Some(WallClock::behind());
+        self.start();
+    }
+
+    /// Lets the process stand still, as when the lid of a laptop is closed.
+    pub fn sleeps(&mut self) {
+        let running = self.running.as_ref().expect("who sleeps is there");
+        running.signal("STOP");
+        let stat = format!("/proc/{}/stat", running.child.id());
+        wait_until("it stands still", UNTIL_STOPPED, || {
+            let stat = fs::read_to_string(&stat).unwrap();
+            // The state follows the name, which is in parentheses.
+            stat.rsplit(')').next()?.starts_with(" T").then_some(())
+        });
+    }
+
+    /// Lets it go on, after a sleep of some minutes.
+    ///
+    /// # Panics
+    ///
+    /// Unless it was [started for this](Self::restart_as_on_a_laptop), and sleeps.
+    pub fn wakes(&mut self) {
+        let clock = self.clock.as_ref();
+        clock.expect("its clock was behind").set_right();
+        let running = self.running.as_ref();
+        running.expect("who wakes is there").signal("CONT");
     }
 
     /// Tells whether the process was started, and not stopped or killed since.
@@ -321,7 +360,11 @@ impl Node {
         );
         let printed = fs::metadata(self.home.stdout()).map_or(0, |file| file.len() as usize);
         let arguments: Vec<_> = self.arguments.iter().map(String::as_str).collect();
-        self.running = Some(Background::spawn(&self.home, &arguments));
+        self.running = Some(Background::spawn(
+            &self.home,
+            &arguments,
+            self.clock.as_ref(),
+        ));
         printed
     }
 
@@ -407,6 +450,19 @@ impl Community {
     pub fn address(&self) -> &str {
         &self.address
     }
+
+    /// The TCP port that it listens on.
+    pub fn port(&self) -> u16 {
+        let parts: Vec<_> = self.address.split('/').collect();
+        parts[4].parse().expect("/ip4/…/tcp/PORT/p2p/…")
+    }
+
+    /// Its full address, for those who reach it at another port.
+    pub fn address_at(&self, port: u16) -> String {
+        let (own, other) = (self.port(), port);
+        self.address
+            .replace(&format!("/tcp/{own}/"), &format!("/tcp/{other}/"))
+    }
 }
 
 /// Someone with a personal node.
@@ -453,6 +509,15 @@ impl Member {
     pub fn start_with(name: &str, communities: &[&Community]) -> Self {
         let pseudonym = format!("{name} of the test");
         let mut member = Self::prepared(Home::new(name), &pseudonym, communities, &[]);
+        member.node.start();
+        member
+    }
+
+    /// Makes a profile and starts a node that knows a community node by this address.
+    pub fn start_knowing(name: &str, address: &str) -> Self {
+        let pseudonym = format!("{name} of the test");
+        let mut member =
+            Self::prepared(Home::new(name), &pseudonym, &[], &["--community", address]);
         member.node.start();
         member
     }
