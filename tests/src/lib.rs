@@ -6,7 +6,7 @@
 //! [`leak`] searches a disk for it, [`http`] speaks to a node's local API, [`wait`] waits for a condition
 //! (never for a time) and [`seed`] makes chance repeatable. [`halves`] is a network of namespaces that can
 //! be cut in two, [`islands`] one in which each member reaches one community node, [`nat`] one with routers that
-//! let nobody in, [`passage`] a way that can fall silent, and [`asleep`] makes a laptop of a node. [`spoken`] is somebody who speaks to a community node by hand, and
+//! let nobody in, [`passage`] a way that can fall silent, and [`clocks`] can be turned: a laptop sleeps, a day goes by. [`spoken`] is somebody who speaks to a community node by hand, and
 //! [`standin`] many of them, or members without a disk.
 //!
 //! [`sim`] is something else: the protocol alone, without processes, in a virtual world.
@@ -18,7 +18,7 @@
 )]
 #![deny(missing_docs)]
 
-pub mod asleep;
+pub mod clocks;
 pub mod evening;
 pub mod halves;
 pub mod http;

@@ -8,13 +8,14 @@ use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::asleep::WallClock;
+use crate::clocks::Clocks;
 use crate::halves::{Half, Place};
 use crate::kith::{Group, Joined, Kith, Output, Refusal};
 use crate::wait::{UNTIL_READY, UNTIL_STOPPED, wait_explained, wait_until};
@@ -27,6 +28,10 @@ const LOOPBACK: &str = "/ip4/127.0.0.1/tcp/0";
 
 /// Where a community node listens that has an address of its own.
 const OWN_PORT: u16 = 4001;
+
+/// How long a laptop sleeps. Much longer than what a node takes for a sleep, and short enough that nothing which is said
+/// before and after is out of its time.
+const SLEEP: Duration = Duration::from_mins(5);
 
 /// How many lines of a log are shown when a test has failed.
 const SHOWN_LINES: usize = 40;
@@ -159,7 +164,7 @@ struct Background {
 
 impl Background {
     /// Starts a process whose output is appended to the logs of its home.
-    fn spawn(home: &Home, arguments: &[&str], clock: Option<&WallClock>) -> Self {
+    fn spawn(home: &Home, arguments: &[&str], clocks: Option<&Clocks>) -> Self {
         let append = |path: &Path| {
             File::options()
                 .append(true)
@@ -168,7 +173,7 @@ impl Background {
                 .unwrap()
         };
         let mut command = home.kith().command(arguments);
-        command.envs(clock.into_iter().flat_map(WallClock::environment));
+        command.envs(clocks.into_iter().flat_map(Clocks::environment));
         command.stdout(Stdio::from(append(&home.stdout())));
         command.stderr(Stdio::from(append(&home.stderr())));
         let child = command
@@ -228,7 +233,7 @@ pub struct Node {
     home: Home,
     arguments: Vec<String>,
     running: Option<Background>,
-    clock: Option<WallClock>,
+    clocks: Option<Arc<Clocks>>,
 }
 
 impl Node {
@@ -237,7 +242,7 @@ impl Node {
             home,
             arguments: arguments.iter().copied().map(str::to_owned).collect(),
             running: None,
-            clock: None,
+            clocks: None,
         }
     }
 
@@ -280,11 +285,16 @@ impl Node {
         drop(self.take_running());
     }
 
+    /// Starts the process anew, by clocks that can be turned.
+    pub fn restart_by(&mut self, clocks: Arc<Clocks>) {
+        self.stop();
+        self.clocks = Some(clocks);
+        self.start();
+    }
+
     /// Starts the process anew, such that it can be put to sleep once.
     pub fn restart_as_on_a_laptop(&mut self) {
-        self.stop();
-        self.clock = Some(WallClock::behind());
-        self.start();
+        self.restart_by(Arc::new(Clocks::behind(SLEEP)));
     }
 
     /// Lets the process stand still, as when the lid of a laptop is closed.
@@ -305,8 +315,8 @@ impl Node {
     ///
     /// Unless it was [started for this](Self::restart_as_on_a_laptop), and sleeps.
     pub fn wakes(&mut self) {
-        let clock = self.clock.as_ref();
-        clock.expect("its clock was behind").set_right();
+        let clocks = self.clocks.as_ref();
+        clocks.expect("its clock was behind").sleep(SLEEP);
         let running = self.running.as_ref();
         running.expect("who wakes is there").signal("CONT");
     }
@@ -363,7 +373,7 @@ impl Node {
         self.running = Some(Background::spawn(
             &self.home,
             &arguments,
-            self.clock.as_ref(),
+            self.clocks.as_deref(),
         ));
         printed
     }

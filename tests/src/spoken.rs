@@ -90,10 +90,19 @@ impl Client {
 
     /// Asks to pin a topic, with a proof by some key.
     pub async fn pins(&mut self, topic: &RoutingKey, signed_by: &RoutingKey) -> Frame {
+        self.pins_as(topic, signed_by, false).await
+    }
+
+    /// Asks to pin an inbox topic.
+    pub async fn pins_inbox(&mut self, topic: &RoutingKey) -> Frame {
+        self.pins_as(topic, topic, true).await
+    }
+
+    async fn pins_as(&mut self, topic: &RoutingKey, signed_by: &RoutingKey, inbox: bool) -> Frame {
         let pin = Frame::Pin {
             topic: topic.topic(),
             proof: pin::prove(signed_by, self.server.as_bytes(), &self.nonce),
-            inbox: false,
+            inbox,
         };
         self.asks(pin).await
     }
@@ -135,9 +144,12 @@ pub fn key(seed: u8) -> RoutingKey {
 
 /// An envelope of this hour.
 pub fn envelope(key: &RoutingKey, content: &[u8]) -> Envelope {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("a clock");
+    envelope_at(key, SystemTime::now(), content)
+}
+
+/// An envelope of the hour in which this time lies.
+pub fn envelope_at(key: &RoutingKey, time: SystemTime, content: &[u8]) -> Envelope {
+    let since = time.duration_since(UNIX_EPOCH).expect("a clock");
     let now = Time::from_ms(since.as_millis() as u64);
     Envelope::seal(key, now.bucket(), content, &mut OsRng).expect("it fits")
 }
