@@ -652,8 +652,9 @@ async fn serve(
 
 fn store_error(error: StoreError) -> RunError {
     match error {
-        // Another node has it: it would not let go while we wait.
-        StoreError::InUse { .. } | StoreError::Damaged { .. } => internal(error),
+        StoreError::Damaged { .. } => internal(error),
+        // Also one that is in use: the lock of the profile keeps other nodes away, so it is this node itself, that
+        // has left it a moment ago and writes its last on a slow disk.
         error => RunError::Store {
             cause: error.to_string(),
         },

@@ -8,9 +8,10 @@
 )]
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use kith_protocol::{
@@ -23,7 +24,7 @@ use tests::clocks::Clocks;
 use tests::kith::{Group, Joined};
 use tests::process::{Community, Member};
 use tests::spoken::{Client, envelope_at, key};
-use tests::wait::{UNTIL_DELIVERED, wait_explained};
+use tests::wait::{UNTIL_DELIVERED, UNTIL_READY, wait_explained, wait_until};
 
 const MIB: u64 = 1024 * 1024;
 /// Envelopes that are not for an inbox expire when their hour began so long ago.
@@ -253,4 +254,26 @@ async fn a_node_that_is_full_has_room_again_minutes_after_what_it_holds_has_expi
     filled.clocks.pass(FULL_NODE_WAITS);
     filled.gives_space_back();
     filled.lost_nothing().await;
+}
+
+#[test]
+fn a_store_that_is_let_go_late_is_waited_for() {
+    let mut community = Community::start();
+    let home = community.node.home();
+    let (log, said) = (home.profile().join("store/tree/db"), home.stderr());
+    community.node.stop();
+    // As the node itself holds it, on a disk so slow that closing it takes longer than anybody waits.
+    let held = File::open(log).unwrap();
+    held.lock().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let waits = || {
+                let said = fs::read_to_string(&said).unwrap();
+                said.contains("trying again").then_some(())
+            };
+            wait_until("it says that it tries again", UNTIL_READY, waits);
+            held.unlock().unwrap();
+        });
+        community.node.start();
+    });
 }
