@@ -1141,11 +1141,15 @@ async fn look_up(peer: PeerId, addresses: Vec<DialAddress>) -> (PeerId, Vec<Look
     (peer, futures::future::join_all(lookups).await)
 }
 
-/// Finds the innermost cause, which is the one that a person can act on.
+/// Finds the innermost cause, which is the one that a person can act on, without the system's number for it.
 pub(super) fn reason_of(error: &dyn Error) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
         error = source;
     }
-    error.to_string()
+    let mut text = error.to_string();
+    if let Some(at) = text.find(" (os error ") {
+        text.truncate(at);
+    }
+    text
 }
