@@ -39,7 +39,7 @@ pub(crate) fn router(site: &Site) -> Router<Site> {
         .route("/community", get(nodes::own).post(nodes::choose))
         .route("/community/remove", post(nodes::unchoose))
         .route("/community/find", get(find::page).post(find::look))
-        .route("/community/try", post(find::try_one))
+        .route("/community/try", get(find::look_anew).post(find::try_one))
         .route(
             "/groups/{group}/community",
             get(nodes::of_group).post(nodes::add),

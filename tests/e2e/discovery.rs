@@ -25,6 +25,7 @@ use tests::kith::Kith;
 use tests::process::{Community, Home, Member, port_below_ephemeral};
 use tests::spoken::Client;
 use tests::wait::{UNTIL_DELIVERED, wait_explained};
+use ureq::{Body, http::Response};
 
 /// What a node of a test is told so that it finds others on this machine.
 const DISCOVERY: [&str; 2] = ["discovery=on", "discovery_private=on"];
@@ -300,9 +301,34 @@ fn a_published_list_is_read_by_stream_and_by_file_and_what_it_names_is_tried_add
     assert_eq!(tried["terms"]["operator"], "The Harbour");
     let page = browser.posts("/community/try", &[("address", harbour.address())]);
     assert!(
-        page.contains("The Harbour") && page.contains("30 days"),
+        page.contains("The Harbour")
+            && page.contains("30 days")
+            && page.contains("50,000 messages"),
         "{page}"
     );
+    assert!(
+        browser
+            .gets("/community/find")
+            .contains("sees your IP address"),
+        "it is said before"
+    );
+    // What is no address is refused in plain words, and stands there to be mended.
+    let page = browser.is_refused("/community/try", &[("address", "The Harbour")]);
+    assert!(
+        page.contains("That is not the address of a community node")
+            && page.contains("value=\"The Harbour\""),
+        "{page}"
+    );
+    let (_, elsewhere) = harbour.address().split_once("/p2p/").unwrap();
+    let elsewhere = format!("/ip4/127.0.0.1/tcp/{}/p2p/{elsewhere}", lamp.port());
+    let page = browser.is_refused("/community/try", &[("address", &elsewhere)]);
+    assert!(
+        page.contains("No answer came from this community node") && page.contains(&elsewhere),
+        "{page}"
+    );
+    // Who comes back to that page is led to where it began.
+    let again = browser.asks("/community/try");
+    assert_eq!(again.headers()["location"], "/community/find");
     let tried = api.posts_with(
         "/v1/community/try",
         &json!({ "address": harbour.address() }),
@@ -473,15 +499,32 @@ impl Browser {
     }
 
     fn gets(&self, path: &str) -> String {
+        self.asks(path).body_mut().read_to_string().unwrap()
+    }
+
+    fn asks(&self, path: &str) -> Response<Body> {
         let request = self.agent.get(format!("{}{path}", self.base));
         let request = request
             .header("Cookie", &self.cookie)
             .header("Sec-Fetch-Site", "same-origin");
-        request.call().unwrap().body_mut().read_to_string().unwrap()
+        request.call().unwrap()
     }
 
     /// Fills in a form of the page where community nodes are looked for, and sends it.
     fn posts(&self, path: &str, fields: &[(&str, &str)]) -> String {
+        let mut answer = self.sends(path, fields);
+        assert!(answer.status().as_u16() < 400, "{path}: {answer:?}");
+        answer.body_mut().read_to_string().unwrap()
+    }
+
+    /// The same, for what the page does not take.
+    fn is_refused(&self, path: &str, fields: &[(&str, &str)]) -> String {
+        let mut answer = self.sends(path, fields);
+        assert!(answer.status().as_u16() >= 400, "{path}: {answer:?}");
+        answer.body_mut().read_to_string().unwrap()
+    }
+
+    fn sends(&self, path: &str, fields: &[(&str, &str)]) -> Response<Body> {
         let page = self.gets("/community/find");
         let (_, rest) = page.split_once("name=\"csrf\" value=\"").unwrap();
         let csrf = rest.split('"').next().unwrap();
@@ -492,8 +535,6 @@ impl Browser {
             .header("Sec-Fetch-Site", "same-origin")
             .header("Origin", &self.base)
             .send_form(filled);
-        let mut answer = sent.unwrap();
-        assert!(answer.status().as_u16() < 400, "{path}: {answer:?}");
-        answer.body_mut().read_to_string().unwrap()
+        sent.unwrap()
     }
 }

@@ -2,14 +2,17 @@
 //!
 //! Nothing in a list is contacted or used before the person asks for it.
 
+use std::borrow::Borrow;
+
 use askama::Template;
 use axum::Extension;
 use axum::extract::State;
+use axum::response::Redirect;
 use serde::Deserialize;
 
 use super::show::{When, until};
 use super::{Form, Frame, Page, refused, shown};
-use crate::api::{self, ApiError, FindBody, Moment, Session, Site};
+use crate::api::{self, ApiError, ErrorCode, FindBody, Moment, Session, Site};
 use crate::community::spans;
 use crate::finding::{Findings, LIST_TEXT_MAX};
 use crate::trial::{self, Trial};
@@ -21,6 +24,8 @@ struct FindPage {
     /// What was found; none before it was looked for.
     findings: Option<Findings>,
     list: String,
+    /// What stands in the field for the address of one to look at: nothing.
+    address: &'static str,
     problem: Option<ApiError>,
 }
 
@@ -51,6 +56,7 @@ pub(super) async fn page(Extension(session): Extension<Session>) -> Page {
         frame: Frame::open(&session),
         findings: None,
         list: String::new(),
+        address: "",
         problem: None,
     }))
 }
@@ -69,6 +75,7 @@ pub(super) async fn look(
         frame: Frame::open(&session),
         findings: None,
         list,
+        address: "",
         problem: None,
     };
     match api::find(&site, body).await {
@@ -82,6 +89,11 @@ pub(super) async fn look(
             Ok(refused(&problem, &page))
         }
     }
+}
+
+/// For who comes back to the page of one that was looked at, which nobody does twice unasked.
+pub(super) async fn look_anew() -> Redirect {
+    Redirect::to("/community/find")
 }
 
 /// Looks at one community node, as a stranger.
@@ -127,7 +139,43 @@ impl TryPage {
         spans(*ms)
     }
 
-    fn round_trip_ms(&self, us: &u64) -> u64 {
-        us.div_ceil(1000)
+    /// A span in seconds, to the hundredth above.
+    fn seconds(&self, ms: impl Borrow<u64>) -> String {
+        let hundredths = ms.borrow().div_ceil(10);
+        format!("{}.{:02}", hundredths / 100, hundredths % 100)
+    }
+
+    /// A number with a comma after each three digits.
+    fn counted(&self, number: &u64) -> String {
+        let digits = number.to_string();
+        let mut shown = String::new();
+        for (at, digit) in digits.chars().enumerate() {
+            if at > 0 && (digits.len() - at).is_multiple_of(3) {
+                shown.push(',');
+            }
+            shown.push(digit);
+        }
+        shown
+    }
+
+    /// A problem in the words of who has never heard of a port. The cause itself is for others.
+    fn what_happened(&self, problem: &ApiError) -> String {
+        match problem.code {
+            ErrorCode::AddressInvalid => "That is not the address of a community node".into(),
+            ErrorCode::Unreachable => "No answer came from this community node".into(),
+            _ => format!("That did not work: {}", problem.message),
+        }
+    }
+
+    fn what_to_try<'a>(&self, problem: &'a ApiError) -> &'a str {
+        match problem.code {
+            ErrorCode::AddressInvalid => {
+                "copy all of it; it is like /ip4/203.0.113.7/tcp/4001/p2p/12D3KooW… with a long end"
+            }
+            ErrorCode::Unreachable => {
+                "look again later; if it stays so, ask its operator whether the address has changed"
+            }
+            _ => &problem.hint,
+        }
     }
 }
