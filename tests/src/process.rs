@@ -33,6 +33,9 @@ const OWN_PORT: u16 = 4001;
 /// before and after is out of its time.
 const SLEEP: Duration = Duration::from_mins(5);
 
+/// How often a laptop can sleep.
+pub const NAPS: u32 = 3;
+
 /// How many lines of a log are shown when a test has failed.
 const SHOWN_LINES: usize = 40;
 
@@ -292,9 +295,9 @@ impl Node {
         self.start();
     }
 
-    /// Starts the process anew, such that it can be put to sleep once.
+    /// Starts the process anew, such that it can be put to sleep, as often as [`NAPS`].
     pub fn restart_as_on_a_laptop(&mut self) {
-        self.restart_by(Arc::new(Clocks::behind(SLEEP)));
+        self.restart_by(Arc::new(Clocks::behind(SLEEP * NAPS)));
     }
 
     /// Lets the process stand still, as when the lid of a laptop is closed.

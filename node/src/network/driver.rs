@@ -22,7 +22,7 @@ use libp2p::{
     gossipsub::{self, IdentTopic, MessageAcceptance, TopicHash},
     identify, mdns, ping, relay,
     swarm::{
-        ConnectionId, DialError, SwarmEvent,
+        ConnectionId, DialError, ListenError, SwarmEvent,
         dial_opts::{DialOpts, PeerCondition},
     },
 };
@@ -641,6 +641,11 @@ impl Driver {
                 connection_id,
                 error,
             } => self.on_dial_failed(peer, connection_id, &error),
+            SwarmEvent::IncomingConnectionError {
+                peer_id: Some(peer),
+                error: ListenError::Denied { .. },
+                ..
+            } => self.make_way(peer),
             SwarmEvent::NewListenAddr {
                 listener_id,
                 address,

@@ -32,7 +32,7 @@ use super::{
 };
 
 /// Most connections with one peer: one, and one that is being replaced.
-const MAX_CONNECTIONS_PER_PEER: u32 = 2;
+pub(super) const MAX_CONNECTIONS_PER_PEER: u32 = 2;
 /// Share of the connections that others may not take, in parts of all, and at most how many that is: we can
 /// always dial.
 const RESERVED_FOR_DIALING: u32 = 8;

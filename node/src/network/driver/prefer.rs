@@ -17,6 +17,7 @@ use crate::network::{
     address::DialAddress,
     keep::{Kept, chance},
     path::{Path, Taste},
+    swarm::MAX_CONNECTIONS_PER_PEER,
 };
 
 impl Driver {
@@ -125,6 +126,23 @@ impl Driver {
             .collect();
         for id in older {
             self.drop_dead(peer, id);
+        }
+    }
+
+    /// Somebody calls who was turned away, since they have as many connections as one peer may have: a laptop that woke
+    /// twice within minutes, for whom something between keeps the old ones looking alive. The oldest makes way for when
+    /// they call again, which is soon.
+    pub(super) fn make_way(&mut self, peer: PeerId) {
+        let now = Instant::now();
+        let Some(all) = self.connections.get(&peer) else {
+            return;
+        };
+        let oldest = all.iter().min_by_key(|c| c.since);
+        let oldest = oldest.filter(|c| now.saturating_duration_since(c.since) >= AT_ONE_MOMENT);
+        if let Some(Connection { id, .. }) = oldest
+            && all.len() >= MAX_CONNECTIONS_PER_PEER as usize
+        {
+            self.drop_dead(peer, *id);
         }
     }
 
