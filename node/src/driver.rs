@@ -646,7 +646,7 @@ impl Driver {
     }
 
     fn carry_out_mailbox(&mut self, outputs: Vec<mailbox::Output>) -> Result<(), RecordsError> {
-        use mailbox::Output;
+        use mailbox::{Output, Refusal};
         for output in outputs {
             match output {
                 Output::Persist(record) => self.records.keep_mail(record),
@@ -686,6 +686,12 @@ impl Driver {
                 } => {
                     tracing::debug!(%why, envelope = id.is_some(), "a mailbox refused something");
                     self.refused(link, topic, why);
+                    if let (Some(envelope), Refusal::Clock { server_now }) = (id, why) {
+                        self.hand_over(profile::Input::OtherHour {
+                            envelope,
+                            server_now,
+                        })?;
+                    }
                 }
                 Output::Close { link, why } => {
                     tracing::info!(%why, "closing a link");

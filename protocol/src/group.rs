@@ -30,13 +30,16 @@ use rand_core::CryptoRngCore;
 
 pub(crate) use self::{
     epoch::{CIPHERSUITE, Candidate, Epoch, join},
+    keys::skipped,
     policy::fits,
     record::{Held, JoinRecord, StoredEvent, Waiting},
     storage::EpochStorage,
 };
 pub use self::{
     epoch::{MAX_ADDS, MAX_INTENTS, MAX_REASON, Member},
-    keys::{EPOCH_KEPT, FAR_EPOCH_KEPT, MAX_LIVE_EPOCHS, MIN_EPOCH_KEPT, READ_ONLY_KEPT},
+    keys::{
+        AGED_AT_ONCE, EPOCH_KEPT, FAR_EPOCH_KEPT, MAX_LIVE_EPOCHS, MIN_EPOCH_KEPT, READ_ONLY_KEPT,
+    },
     membership::{FAREWELL_LINGERS, InviteState},
     nodes::PARTING_KEPT,
     note::Class,
@@ -322,6 +325,8 @@ pub struct Group {
     moved: bool,
     /// When this steward admitted somebody lately, since the start.
     admitted: VecDeque<Time>,
+    /// When this member took fresh keys last, since the start.
+    refreshed: Option<Time>,
     /// Since when the tip has been where it is; since the start at most.
     tip_since: Time,
     /// Since when this device has been on without a break that it knows of.
@@ -397,6 +402,7 @@ impl Group {
             moved: true,
             loaded: VecDeque::new(),
             admitted: VecDeque::new(),
+            refreshed: None,
             tip_since: Time::from_ms(0),
             up_since: Time::from_ms(0),
             recovery: Recovery::default(),
@@ -607,7 +613,9 @@ impl Group {
             let SignedEvent { author, event, .. } = &stored.signed;
             let needed = matches!(event.body, Body::Leave | Body::InviteRevoked { .. });
             let sent = *author == me && stored.envelope.is_some();
-            let unheard = event.body == Body::Leave && self.has_newer_steward(&stored.sent_in);
+            let unheard = event.body == Body::Leave
+                && (self.has_newer_steward(&stored.sent_in)
+                    || self.has_steward_back(&stored.sent_in));
             sent && needed && (unheard || !self.tree.was_on_path(&stored.sent_in))
         };
         let lost = self.events.values().filter(lost);
@@ -627,6 +635,14 @@ impl Group {
         })
     }
 
+    /// Whether some steward has come back with fresh keys since an epoch: they may not have read what
+    /// was said in it.
+    fn has_steward_back(&self, epoch: &EpochId) -> bool {
+        let path = self.tree.path().rev();
+        let mut since = path.take_while(|later| later.id != *epoch);
+        since.any(|later| later.class() == Class::Rejoin && self.is_steward(&later.meta.committer))
+    }
+
     /// This device has just started or woken up, or its clock was set.
     pub(crate) fn wake(&mut self, now: Time) {
         self.up_since = now;
@@ -635,6 +651,7 @@ impl Group {
     /// This device's clock was ahead and was set back: nothing may wait for a time that is far off.
     pub(crate) fn set_clock_back(&mut self, now: Time) {
         self.tip_since = self.tip_since.min(now);
+        self.refreshed = self.refreshed.map(|last| last.min(now));
         self.admitted.clear();
         let missed = self.missed.values_mut();
         let leavers = self.leavers.values_mut().map(|(since, _)| since);
@@ -710,6 +727,31 @@ impl Group {
         self.repeat(context)?;
         self.send_unsent(context)?;
         self.hand_over_late(context)
+    }
+
+    /// Notes that the content of one of this device's envelopes is in another one now.
+    pub(crate) fn sealed_anew(
+        &mut self,
+        old: &EnvelopeId,
+        new: EnvelopeId,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        if let Status::Leaving { unconfirmed, .. } = &mut self.status
+            && let Some(waiting) = unconfirmed.iter_mut().find(|waiting| *waiting == old)
+        {
+            *waiting = new;
+            self.persist_record(context)?;
+        }
+        let Some(id) = self.sent.get(old).copied() else {
+            return Ok(());
+        };
+        self.sent.insert(new, id);
+        let stored = self.events.get_mut(&id).ok_or(GroupError::Ours)?;
+        if stored.envelope != Some(*old) {
+            return Ok(());
+        }
+        stored.envelope = Some(new);
+        self.persist_event(&id, context)
     }
 
     /// Notes that a mailbox holds what this member said in an envelope.
@@ -954,17 +996,17 @@ impl Group {
                 continue;
             }
             self.waiting_len += 1;
-            let record = Waiting::Commit {
-                group: self.id,
-                epoch,
-                number,
-                since,
-            };
-            if let Ok(value) = codec::encode(&record) {
-                context.persist(Kind::Waiting, envelope.as_bytes(), Some(value.into()));
-            }
+            persist_held(self.id, epoch, envelope, Held { since, number }, context);
         }
         Verdict::Waiting
+    }
+
+    fn persist_waiting(&self, context: &mut Context<'_>) {
+        for (epoch, waiting) in &self.waiting {
+            for (envelope, held) in waiting {
+                persist_held(self.id, *epoch, envelope, *held, context);
+            }
+        }
     }
 
     /// Keeps an event, in memory and on disk, and lets it take effect.
@@ -1375,5 +1417,23 @@ impl Group {
     /// What this member said in an envelope.
     pub fn sent_in(&self, envelope: &EnvelopeId) -> Option<EventId> {
         self.sent.get(envelope).copied()
+    }
+}
+
+fn persist_held(
+    group: GroupId,
+    epoch: EpochId,
+    envelope: &EnvelopeId,
+    Held { since, number }: Held,
+    context: &mut Context<'_>,
+) {
+    let record = Waiting::Commit {
+        group,
+        epoch,
+        number,
+        since,
+    };
+    if let Ok(value) = codec::encode(&record) {
+        context.persist(Kind::Waiting, envelope.as_bytes(), Some(value.into()));
     }
 }

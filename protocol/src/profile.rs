@@ -9,7 +9,7 @@
 mod hostile;
 mod told;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand_core::CryptoRngCore;
 use serde::{Deserialize, Serialize};
@@ -20,8 +20,8 @@ use crate::{
     envelope::Envelope,
     event::Body,
     group::{
-        Candidate, Context, Epoch, EpochStorage, Group, GroupError, GroupPolicy, Held, InviteState,
-        JoinRecord, Verdict, Waiting, fits, join,
+        self, Candidate, Context, Epoch, EpochStorage, Group, GroupError, GroupPolicy, Held,
+        InviteState, JoinRecord, Verdict, Waiting, fits, join,
     },
     id::{EnvelopeId, EpochId, EventId, GroupId, InviteId, JoinId, MemberId, TopicId},
     identity::{PseudonymKey, PseudonymSalt, RootSeed},
@@ -45,6 +45,10 @@ pub const JOIN_WAITS: Span = Span::DAY.times(90);
 /// How long after the end of its link a request that a mailbox holds waits for the answer: who made
 /// the link may have been taken out before they could tell anybody of it.
 pub const LATE_ANSWER: Span = Span::DAY;
+/// How many times the content of an envelope that mailboxes refuse for its hour is sealed anew.
+pub const MAX_SEALED_ANEW: u8 = 3;
+/// Of how many envelopes that were made since the start a profile knows that they are its own.
+const MAX_MADE: usize = 4096;
 
 /// What happens to a profile.
 #[derive(Debug)]
@@ -57,6 +61,13 @@ pub enum Input {
     Stored {
         /// Which one.
         envelope: EnvelopeId,
+    },
+    /// A mailbox refuses this envelope, since its clock shows another hour.
+    OtherHour {
+        /// Which one.
+        envelope: EnvelopeId,
+        /// What the mailbox's clock shows.
+        server_now: Time,
     },
     /// This topic was compared with what a mailbox holds: what is missing here has arrived.
     Synced {
@@ -411,6 +422,11 @@ pub struct Profile {
     clock: Option<Clock>,
     /// Whether some mailbox's clock agrees with this device's.
     clock_agrees: bool,
+    /// The envelopes made since the start, the latest last, and how often the content of each was
+    /// sealed anew.
+    made: VecDeque<(EnvelopeId, u8)>,
+    /// Those to be sealed anew, once they have been handed in again.
+    other_hour: BTreeSet<EnvelopeId>,
 }
 
 /// What another clock shows when this device's shows something else.
@@ -448,6 +464,8 @@ impl Profile {
             last: Time::from_ms(0),
             clock: None,
             clock_agrees: false,
+            made: VecDeque::new(),
+            other_hour: BTreeSet::new(),
         }
     }
 
@@ -532,7 +550,8 @@ impl Profile {
             joins.for_each(|join| join.parts.set_clock_back(now));
         }
         let jumped = now > self.last.after(CLOCK_SLACK) || now.after(CLOCK_SLACK) < self.last;
-        let jumped = jumped && self.last.as_ms() > 0;
+        let before = Some(self.last).filter(|last| last.as_ms() > 0);
+        let jumped = jumped && before.is_some();
         if jumped {
             // The device slept, or somebody set its clock: what hour mailboxes have is unknown.
             self.clock = None;
@@ -544,7 +563,8 @@ impl Profile {
             });
         }
         self.last = now;
-        if let Input::Synced { server_now, .. } = &input {
+        let supposed = self.world(now);
+        if let Input::Synced { server_now, .. } | Input::OtherHour { server_now, .. } = &input {
             self.note_clock(*server_now, now);
         }
         let world = self.world(now);
@@ -558,6 +578,18 @@ impl Profile {
         if jumped {
             context.out.push(Output::Reconnect);
         }
+        if world != supposed {
+            context.out.push(Output::Watching); // Which invites are over is another question now.
+        }
+        for group in self.groups.values_mut() {
+            // What cannot be kept now is kept at the next step.
+            let _ = group.pass(before, &mut context);
+        }
+        if let Some(skipped) = before.and_then(|before| group::skipped(before, now)) {
+            for join in self.joins.values_mut() {
+                join.since = join.since.after(skipped).min(now);
+            }
+        }
         match input {
             Input::Command(command) => {
                 let outcome = self.command(command, &mut context);
@@ -568,6 +600,7 @@ impl Profile {
                 self.receive(&envelope, &mut context);
             }
             Input::Stored { envelope } => self.stored(&envelope, &mut context),
+            Input::OtherHour { envelope, .. } => self.refused_for_its_hour(envelope, &mut context),
             Input::Synced { topic, .. } => self.synced(&topic, &mut context),
             Input::Alone => {
                 self.clock_agrees = false;
@@ -583,7 +616,79 @@ impl Profile {
         {
             self.rebuild_topics(now);
         }
+        for output in &context.out {
+            if let Output::Keep(envelope) = output {
+                self.note_made(envelope.id(), 0);
+            }
+        }
         context.out
+    }
+
+    fn note_made(&mut self, envelope: EnvelopeId, sealed_anew: u8) {
+        let mut made = self.made.iter().rev();
+        if made.any(|(known, _)| *known == envelope) {
+            return;
+        }
+        self.made.push_back((envelope, sealed_anew));
+        if self.made.len() > MAX_MADE {
+            self.made.pop_front();
+        }
+    }
+
+    /// Has an envelope of this device handed in again, to seal its content for the hour that
+    /// mailboxes go by now.
+    fn refused_for_its_hour(&mut self, envelope: EnvelopeId, context: &mut Context<'_>) {
+        if self
+            .sealed_anew(&envelope)
+            .is_some_and(|times| times < MAX_SEALED_ANEW)
+        {
+            self.other_hour.insert(envelope);
+            context.out.push(Output::Reopen(envelope));
+        }
+    }
+
+    /// How often the content of one of this device's own envelopes was sealed anew; `None` for
+    /// others' envelopes.
+    fn sealed_anew(&self, envelope: &EnvelopeId) -> Option<u8> {
+        let mut made = self.made.iter();
+        let made = made.find(|(known, _)| known == envelope);
+        let said = |group: &Group| group.sent_in(envelope).is_some();
+        let said = || self.groups.values().any(said).then_some(0);
+        made.map(|(_, times)| *times).or_else(said)
+    }
+
+    fn seal_anew(&mut self, envelope: &Envelope, context: &mut Context<'_>) {
+        let Some(times) = self.sealed_anew(&envelope.id()) else {
+            return;
+        };
+        let Some((secret, route)) = self.topics.get(&envelope.topic()).cloned() else {
+            return;
+        };
+        if envelope.bucket() == context.hour {
+            return; // It is that mailbox's clock which is wrong.
+        }
+        let key = secret.key();
+        let Ok(content) = envelope.open(&key) else {
+            return;
+        };
+        let Ok(anew) = Envelope::seal(&key, context.hour, &content, &mut context.rng) else {
+            return;
+        };
+        let (old, new) = (envelope.id(), anew.id());
+        if let Route::Group(id) = route
+            && let Some(group) = self.groups.get_mut(&id)
+            && group.sealed_anew(&old, new, context).is_err()
+        {
+            return;
+        }
+        let mut joins = self.joins.iter_mut();
+        if let Some((id, join)) = joins.find(|(_, join)| join.envelope == old) {
+            join.envelope = new;
+            join.hour = Some(context.hour);
+            let _ = join.persist(id, context);
+        }
+        self.note_made(new, times + 1);
+        context.out.push(Output::Keep(anew));
     }
 
     /// The time that others go by, when this device's clock shows `now`.
@@ -779,6 +884,9 @@ impl Profile {
     }
 
     fn receive(&mut self, envelope: &Envelope, context: &mut Context<'_>) {
+        if self.other_hour.remove(&envelope.id()) {
+            return self.seal_anew(envelope, context);
+        }
         let Some((secret, route)) = self.topics.get(&envelope.topic()).cloned() else {
             return;
         };
@@ -1008,8 +1116,12 @@ impl Profile {
             group.expire_parts(context);
         }
         let ended = self.world(now).before(LATE_ANSWER);
+        let knows_time = self.clock_agrees || self.clock.is_some();
         let unanswered = |join: &Join| {
-            join.state == JoinState::Waiting && join.stored && join.link.expires < ended
+            knows_time
+                && join.state == JoinState::Waiting
+                && join.stored
+                && join.link.expires < ended
         };
         let late = self.joins.iter().filter(|(_, join)| unanswered(join));
         for id in late.map(|(id, _)| *id).collect::<Vec<_>>() {
@@ -1018,13 +1130,11 @@ impl Profile {
         for join in self.joins.values_mut() {
             join.parts.expire(context);
         }
-        let over = |join: &Join| {
-            let kept = if join.state == JoinState::Waiting {
-                JOIN_WAITS
-            } else {
-                JOIN_KEPT
-            };
-            join.since.after(kept) < now
+        let world = self.world(now);
+        let over = |join: &Join| match join.state {
+            // Not by a clock that is ahead: whoever forgets their request is let in and not there.
+            JoinState::Waiting => knows_time && join.since.after(JOIN_WAITS) < now.min(world),
+            _ => join.since.after(JOIN_KEPT) < now,
         };
         let gone: Vec<JoinId> = self
             .joins

@@ -576,6 +576,8 @@ fn the_documents_group_limits_are_those_in_force() {
         ("MAX_GROUPS", crate::profile::MAX_GROUPS as u64),
         ("MAX_JOINS", crate::profile::MAX_JOINS as u64),
         ("CLOCK_SLACK", hours(crate::profile::CLOCK_SLACK)),
+        ("AGED_AT_ONCE", days(crate::group::AGED_AT_ONCE)),
+        ("MAX_SEALED_ANEW", crate::profile::MAX_SEALED_ANEW.into()),
         ("MAX_CUTS", crate::group::MAX_CUTS as u64),
         ("JOIN_KEPT", days(crate::profile::JOIN_KEPT)),
         ("JOIN_WAITS", days(crate::profile::JOIN_WAITS)),
@@ -612,6 +614,8 @@ fn the_documents_other_limits_are_those_in_the_sources() {
     for limit in [
         "ACK_DELAY",
         "KEY_LIFE",
+        "KEY_TURNS",
+        "KEYS_AGAIN",
         "WELCOME_WAITS",
         "ANSWER_KEPT",
         "ADMIT_PAUSE",

@@ -2,7 +2,7 @@
 //!
 //! `TRACE=1 cargo test -p tests --test away NAME -- --nocapture` says what happens.
 
-use kith_protocol::{group::LogChange, profile::JoinState, time::Span};
+use kith_protocol::{group::LogChange, profile::JoinState, time::Span, view::EntryKind};
 use tests::sim::{
     Action, Deed, Loss, World,
     scene::{
@@ -556,4 +556,31 @@ fn all_members_tell_those_who_left_from_those_who_were_removed() {
     let left = changes().filter(|change| matches!(change, LogChange::Left(_)));
     let removed = changes().filter(|change| matches!(change, LogChange::Removed { .. }));
     assert_eq!((left.count(), removed.count()), (1, 1));
+}
+
+#[test]
+fn a_clock_that_goes_ahead_by_a_year_takes_no_keys_for_what_comes_late() {
+    for (seed, off) in [(480, false), (481, true)] {
+        let mut world = council(seed, 4, 2, 2);
+        // Encrypted before the link is known to be dead, and then ten hours on its way.
+        isolate(&mut world, 2, HOUR.times(10));
+        post(&mut world, 2);
+        world.run_for(MINUTE);
+        does(&mut world, 0, Deed::Demote(1));
+        world.run_for(HOUR);
+        if off {
+            world.act(Action::Stop {
+                node: 3,
+                down: HOUR,
+            });
+        }
+        let ms = Span::DAY.times(365).as_ms() as i64;
+        world.act(Action::SetClock { node: 3, ms });
+        world.run_for(HOUR.times(10));
+        holds(&mut world);
+        let group = world.group(3, 0).expect("in");
+        let posts = group.entries().into_iter();
+        let posts = posts.filter(|entry| matches!(entry.kind, EntryKind::Post(_)));
+        assert!(posts.count() > 0, "SEED={seed}");
+    }
 }

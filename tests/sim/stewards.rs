@@ -874,3 +874,26 @@ fn a_hundred_quiet_days_change_nothing_but_keys() {
     assert!(together(&world, 0..3));
     holds(&mut world);
 }
+
+/// Whose relay was off for a month all have old keys when it is there again. Of updates on one epoch
+/// all but one are lost.
+#[test]
+fn many_who_need_fresh_keys_at_once_cost_little_more_than_one_commit_each() {
+    let members = 16;
+    let mut world = evening(690, members, 1);
+    world.faults.delay = 5_000;
+    let before = world.report.commits;
+    world.act(Action::Stop {
+        node: members,
+        down: Span::DAY.times(31),
+    });
+    world.run_for(Span::DAY.times(31));
+    world.run_for(HOUR.times(26));
+    let updates = world.report.commits - before;
+    let each = members as u64;
+    assert!(
+        (each..=each * 3 / 2).contains(&updates),
+        "{updates} updates of {members} members"
+    );
+    holds(&mut world);
+}

@@ -26,14 +26,67 @@ pub const EPOCH_KEPT: Span = Span::DAY.times(7);
 pub const FAR_EPOCH_KEPT: Span = Span::DAY;
 /// How long after its end an epoch's late messages open: as long as mailboxes keep them.
 pub const READ_ONLY_KEPT: Span = Span::DAY.times(30);
+/// By how much epochs age at most from one step to the next: a clock that is set ahead would have the
+/// device forget all keys at once, and with them what others have sent already.
+pub const AGED_AT_ONCE: Span = Span::DAY.times(7);
+/// How often a device notes that it is on.
+const ON_NOTED: Span = Span::HOUR;
 /// How long a steward stays at a tip before acknowledging it: commits often come in rows.
 pub(crate) const ACK_DELAY: Span = Span::SECOND;
 /// How old a member's own keys may grow at most while they are active.
 pub const KEY_LIFE: Span = Span::DAY.times(30);
 /// By how much earlier members take fresh keys at most, so that they do not all do so at once.
 const KEY_LIFE_SPREAD: Span = Span::DAY.times(5);
+/// Over how long members take fresh keys who all would at one moment, since they come back at once.
+pub const KEY_TURNS: Span = Span::HOUR;
+/// How long a member waits at least before taking fresh keys again that a lost commit brought.
+pub const KEYS_AGAIN: Span = Span::HOUR;
+
+/// How much of the time between two steps does not count, since it passed at one stroke.
+pub(crate) fn skipped(before: Time, now: Time) -> Option<Span> {
+    let passed = now
+        .as_ms()
+        .checked_sub(before.after(AGED_AT_ONCE).as_ms())?;
+    Some(Span::from_ms(passed)).filter(|span| span.as_ms() > 0)
+}
 
 impl Group {
+    /// Time has passed since the last step; since the start, `before` is not known.
+    pub(crate) fn pass(
+        &mut self,
+        before: Option<Time>,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        let now = context.now;
+        let noted = self.recovery.on;
+        if let Some(skipped) = before.or(noted).and_then(|before| skipped(before, now)) {
+            self.skip(skipped, context)?;
+        }
+        if noted.is_none_or(|noted| noted > now || noted.after(ON_NOTED) <= now) {
+            self.recovery.on = Some(now);
+            self.persist_record(context)?;
+        }
+        Ok(())
+    }
+
+    /// Leaves out this much time for all that is kept for some time.
+    fn skip(&mut self, skipped: Span, context: &mut Context<'_>) -> Result<(), GroupError> {
+        let now = context.now;
+        for epoch in self.tree.epochs_mut() {
+            epoch.meta.made = epoch.meta.made.after(skipped).min(now);
+        }
+        for epoch in self.tree.epochs() {
+            let (record, _) = epoch.record(&self.id)?;
+            context.persist(Kind::Epoch, epoch.id.as_bytes(), Some(record));
+        }
+        let waiting = self.waiting.values_mut().flat_map(BTreeMap::values_mut);
+        for held in waiting {
+            held.since = held.since.after(skipped).min(now);
+        }
+        self.persist_waiting(context);
+        Ok(())
+    }
+
     /// Drops the keys of epochs that ended long ago.
     pub(crate) fn drop_old_keys(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
         let tip = self.tip()?;
@@ -123,19 +176,37 @@ impl Group {
         Ok(None)
     }
 
-    /// Takes fresh keys when this member's own have grown old (RFC 9420, section 16.6).
-    pub(super) fn refresh_keys(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
+    /// Takes fresh keys when this member's own have grown old (RFC 9420, section 16.6). Gives when
+    /// they will be, if it is this member's turn soon.
+    pub(super) fn refresh_keys(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Result<Option<Time>, GroupError> {
         if !self.may_send() || self.roster().len() < 2 {
-            return Ok(());
+            return Ok(None);
         }
         let me = self.me();
-        let spread = u64::from(me.as_bytes()[0]) * KEY_LIFE_SPREAD.as_ms() / 256;
-        let old = |since: Time| since.after(KEY_LIFE) < context.now.after(Span::from_ms(spread));
-        if !self.keys_since(&me).is_some_and(old) {
-            return Ok(());
+        let share = |of: Span, byte: usize| {
+            Span::from_ms(u64::from(me.as_bytes()[byte]) * of.as_ms() / 256)
+        };
+        let Some(since) = self.keys_since(&me) else {
+            return Ok(None);
+        };
+        let old = since.after(KEY_LIFE).before(KEY_TURNS);
+        let old = old.before(share(KEY_LIFE_SPREAD, 0));
+        if old > context.now {
+            return Ok(None);
         }
+        let met = self.recovery.reached().map_or(old, |met| met.max(old));
+        let again = self.refreshed.map(|last| last.after(KEYS_AGAIN));
+        let due = met.after(share(KEY_TURNS, 1)).max(again.unwrap_or(met));
+        if due > context.now {
+            return Ok(Some(due));
+        }
+        self.refreshed = Some(context.now);
         let note = self.note(Class::Update, Vec::new(), context)?;
-        self.commit(note, context)
+        self.commit(note, context)?;
+        Ok(None)
     }
 
     /// When this device learned that a member took the keys that they have now.

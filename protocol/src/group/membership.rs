@@ -405,7 +405,7 @@ impl Group {
             }
         }
         if is_in {
-            self.refresh_keys(context)?;
+            next.push(self.refresh_keys(context)?);
             next.push(self.acknowledge(context)?);
         }
         next.push(self.answer_asks(context)?);

@@ -190,6 +190,8 @@ pub(crate) struct Recovery {
     back: Option<Time>,
     /// When a mailbox was in reach last, to the hour.
     touched: Option<Time>,
+    /// When the device was on last, to the hour.
+    pub(super) on: Option<Time>,
     /// Since when this device asks, and nobody has answered.
     asking: Option<Time>,
     /// Since when a mailbox is in reach without a break; not kept.
@@ -262,6 +264,7 @@ impl Recovery {
         let times = [
             &mut self.back,
             &mut self.touched,
+            &mut self.on,
             &mut self.asking,
             &mut self.reached,
             &mut self.long_away,
@@ -283,6 +286,11 @@ impl Recovery {
         for waiting in self.asks.values_mut() {
             waiting.received = waiting.received.min(now);
         }
+    }
+
+    /// Since when a mailbox is in reach without a break.
+    pub(super) fn reached(&self) -> Option<Time> {
+        self.reached
     }
 
     pub(super) fn asked_at(&self) -> Option<Time> {
@@ -1075,6 +1083,7 @@ impl Group {
         self.recovery = Recovery {
             back: Some(context.now),
             touched: self.recovery.touched,
+            on: self.recovery.on,
             ..Recovery::default()
         };
         // What waits from before may still be read, if the commits come that it waits for.

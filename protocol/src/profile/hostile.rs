@@ -637,3 +637,55 @@ fn debug_shows_no_text_and_no_secret() {
     );
     assert!(shown.contains("Persist(Group, redacted)"), "{shown}");
 }
+
+/// A mailbox whose clock is wrong, or that lies about it, makes nobody fill it with copies.
+#[test]
+fn what_mailboxes_refuse_for_its_hour_is_sealed_anew_by_its_maker_and_not_for_ever() {
+    let writer = || {
+        let mut person = Person::new();
+        let found = Command::CreateGroup {
+            name: name("Evening"),
+            pseudonym: name("Ana"),
+            community: vec![],
+        };
+        let Ok(Outcome::Founded(group)) = person.command(found).1 else {
+            panic!("a group");
+        };
+        let text = "hello".into();
+        let post = person.command(Command::Post { group, text }).0.remove(0);
+        (person, group, post)
+    };
+    let refused = |person: &mut Person, envelope: &Envelope, server_now: Time| {
+        let input = Input::OtherHour {
+            envelope: envelope.id(),
+            server_now,
+        };
+        let outputs = person.0.handle(input, NOW, &mut OsRng);
+        let again = |output: &Output| matches!(output, Output::Reopen(id) if *id == envelope.id());
+        let asked = outputs.iter().any(again);
+        let sent = person.at(Input::Envelope(envelope.clone()), NOW).0;
+        assert!(asked || sent.is_empty());
+        sent
+    };
+    let (mut ben, _, bens) = writer();
+    let (mut ana, group, first) = writer();
+    let day = NOW.after(Span::DAY);
+    assert!(refused(&mut ben, &first, day).is_empty(), "another's");
+    let (mut chloe, _, chloes) = writer();
+    assert!(refused(&mut chloe, &chloes, NOW).is_empty(), "its own hour");
+    assert_eq!(refused(&mut ben, &bens, day).len(), 1);
+    let key = ana.0.groups[&group].routings()[0].key();
+
+    let mut last = first.clone();
+    for days in 1..=u64::from(MAX_SEALED_ANEW) {
+        let theirs = NOW.after(Span::DAY.times(10 * days));
+        let sent = refused(&mut ana, &last, theirs);
+        assert_eq!(sent.len(), 1);
+        assert_eq!(sent[0].bucket(), theirs.bucket());
+        assert_eq!(sent[0].open(&key).unwrap(), first.open(&key).unwrap());
+        let said = ana.0.groups[&group].sent_in(&sent[0].id()).unwrap();
+        assert_eq!(ana.0.groups[&group].envelope_of(&said), Some(sent[0].id()));
+        last = sent[0].clone();
+    }
+    assert!(refused(&mut ana, &last, NOW.after(Span::DAY.times(90))).is_empty());
+}

@@ -91,6 +91,8 @@ pub struct Machine {
     pub keys: BTreeMap<TopicId, RoutingKey>,
     /// Envelopes made in this turn, for the invariants.
     pub made: Vec<Made>,
+    /// Where the groups stood after each input of this turn.
+    pub visited: BTreeSet<EpochId>,
     /// Epochs that the node came to know in this turn, in order.
     pub learned: Vec<EpochId>,
     direct: BTreeMap<(GroupId, MemberId), Vec<String>>,
@@ -199,6 +201,7 @@ impl Node {
             keys: BTreeMap::new(),
             made: Vec::new(),
             learned: Vec::new(),
+            visited: BTreeSet::new(),
             direct: BTreeMap::new(),
             listening: false,
             mailbox_timer: Some(Time::from_ms(0)),
@@ -428,6 +431,8 @@ impl Step<'_> {
         };
         let groups: BTreeSet<GroupId> = profile.groups().map(Group::id).collect();
         let outputs = profile.handle(input, self.now, self.dice);
+        let tips = profile.groups().map(|group| group.epoch().0);
+        self.machine.visited.extend(tips);
         let parting = outputs.iter().find_map(|output| match output {
             profile::Output::Notify(Notice::Join { join }) => {
                 let (_, request) = profile.joins().find(|(id, _)| *id == join)?;
@@ -448,7 +453,7 @@ impl Step<'_> {
     }
 
     fn carry_out_mailbox(&mut self, outputs: Vec<mailbox::Output>) {
-        use mailbox::Output;
+        use mailbox::{Output, Refusal};
         for output in outputs {
             match output {
                 Output::Persist(record) => self.disk.keep_mail(record),
@@ -468,7 +473,15 @@ impl Step<'_> {
                 } => {
                     self.handle_profile(profile::Input::Synced { topic, server_now }, None);
                 }
-                Output::Refused { .. } => {}
+                Output::Refused { id, why, .. } => {
+                    if let (Some(envelope), Refusal::Clock { server_now }) = (id, why) {
+                        let input = profile::Input::OtherHour {
+                            envelope,
+                            server_now,
+                        };
+                        self.handle_profile(input, None);
+                    }
+                }
                 Output::Close { link, .. } => self.effect(Effect::Close(link)),
                 // Nobody in the virtual world asks what a mailbox promises.
                 Output::Policy { .. } => {}

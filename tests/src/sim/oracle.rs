@@ -69,6 +69,10 @@ impl World {
 
     /// Prints where every member stands, for whoever looks for a cause.
     fn tell_how_all_stand(&self) {
+        for node in 0..self.persons() {
+            let hours = self.nodes[node].clock / 3_600_000;
+            println!("node {node} is {hours} hours ahead");
+        }
         for slot in 0..self.slots.len() {
             for node in 0..self.persons() {
                 let Some(group) = self.group(node, slot) else {
@@ -132,7 +136,8 @@ impl World {
             let (lost, sound): (Vec<usize>, Vec<usize>) =
                 members.iter().partition(|node| self.is_lost(**node, slot));
             let helped = lost
-                .into_iter()
+                .iter()
+                .copied()
                 .filter(|node| self.is_helped(*node, slot, &sound));
             let members: Vec<usize> = sound.iter().copied().chain(helped).collect();
             if members.is_empty() {
@@ -147,7 +152,7 @@ impl World {
             self.check_agreement(slot, &members, &mut say);
             self.check_logs(slot, &members, &mut say);
             if governed {
-                self.check_roster(slot, &members, &mut say);
+                self.check_roster(slot, &members, &lost, &mut say);
             }
             self.check_steward(slot, &members, &mut say);
             self.check_posts(slot, &members, &mut say);
@@ -195,6 +200,7 @@ impl World {
         &self,
         slot: usize,
         members: &[usize],
+        lost: &[usize],
         say: &mut impl FnMut(FailureKind, String),
     ) {
         let Some(group) = members.first().and_then(|node| self.group(*node, slot)) else {
@@ -202,6 +208,7 @@ impl World {
         };
         let present: BTreeSet<MemberId> = members
             .iter()
+            .chain(lost)
             .filter_map(|node| Some(self.group(*node, slot)?.me()))
             .collect();
         for member in group.roster() {
@@ -393,6 +400,11 @@ impl World {
             // What was still on a device that has gone for ever has gone with it.
             let void = post.void || self.nodes[post.author].gone;
             let counts = (author_in || left.contains(&post.by)) && !void;
+            // What somebody who is out said before something that a member cannot have, because their
+            // disk has lost it or it was said while they were not there, is cut for that member.
+            let broken = |node: &usize| {
+                !author_in && (self.watches[*node].damaged || self.came_back(*node, slot))
+            };
             let times = |node: &usize| shown[node].get(&post.event).copied().unwrap_or(0);
             let some = readers.iter().any(|node| times(node) > 0);
             for node in &readers {
@@ -402,12 +414,14 @@ impl World {
                         FailureKind::Invariant,
                         format!("node {node} shows \"{}\" {times} times", post.text),
                     );
-                } else if times == 0 && (counts || some && !post.void) {
+                } else if times == 0 && (counts || some && !post.void) && !broken(node) {
                     say(
                         FailureKind::Unreadable,
                         format!(
-                            "node {node} cannot read \"{}\" of node {}",
-                            post.text, post.author
+                            "node {node} cannot read \"{}\" of node {}, sent in {:?}",
+                            post.text,
+                            post.author,
+                            self.ledger.sent_in(&post.event)
                         ),
                     );
                 }
@@ -437,7 +451,7 @@ impl World {
     }
 
     /// Whether this member may lack a post: they lost it with their disk, mailboxes dropped it
-    /// while they were away, or they came back later without the keys of its epoch.
+    /// while they were away, or they came back with fresh keys and never had those of its epoch.
     fn may_miss(&self, node: usize, post: &Post) -> bool {
         let away =
             |(from, until): &(Time, Time)| (from.before(Span::HOUR)..=*until).contains(&post.at);
@@ -445,16 +459,19 @@ impl World {
         let watches = [node, post.author].map(|node| &self.watches[node]);
         let away = watches.iter().any(|watch| watch.missed.iter().any(away));
         let lost = node == post.author && self.watches[node].old_copy;
-        let came_back = self.group(node, post.slot).is_some_and(|group| {
-            let later = |(member, at): &(MemberId, _)| *member == group.me() && *at >= post.at;
-            self.ledger.rejoins.iter().any(later)
-        });
         let no_keys = self.ledger.sent_in(&post.event).is_some_and(|epoch| {
             let disk = &self.nodes[node].disk;
             let has = |kind| disk.has(kind, epoch.as_bytes());
             !has(Kind::Epoch) || (self.watches[node].damaged && !has(Kind::Ratchet))
         });
-        lost || away || (came_back && no_keys)
+        lost || away || (no_keys && self.came_back(node, post.slot))
+    }
+
+    /// Whether a member has come back with fresh keys.
+    fn came_back(&self, node: usize, slot: usize) -> bool {
+        let group = self.group(node, slot);
+        let mut rejoins = self.ledger.rejoins.iter();
+        group.is_some_and(|group| rejoins.any(|(member, _)| *member == group.me()))
     }
 
     fn left(&self, node: usize, slot: usize) -> BTreeSet<MemberId> {

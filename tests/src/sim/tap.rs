@@ -4,7 +4,7 @@
 //! need, by SPEC, and so also checks that the bytes are what SPEC says. A kind of payload that is
 //! not known here is nothing to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kith_protocol::{
     envelope::Envelope,
@@ -76,6 +76,8 @@ impl Tapped {
 pub struct Tap {
     /// Pieces of contents that come in parts, by the list of their hashes.
     pieces: BTreeMap<ByteBuf, BTreeMap<u64, ByteBuf>>,
+    /// The MLS messages that were read: one that comes again, sealed for another hour, is no new one.
+    known: BTreeSet<EpochId>,
 }
 
 /// What any kind of payload may have.
@@ -113,7 +115,7 @@ impl Tap {
     pub fn read(&mut self, envelope: &Envelope, key: &RoutingKey) -> Option<Tapped> {
         let (kind, fields) = payload(&envelope.open(key).ok()?)?;
         if kind != "part" {
-            return read(&kind, fields);
+            return self.read_new(&kind, fields);
         }
         let (hashes, at) = (fields.hashes?, fields.at?);
         let pieces = self.pieces.entry(hashes.clone()).or_default();
@@ -124,7 +126,12 @@ impl Tap {
         let pieces = self.pieces.remove(&hashes)?;
         let content: Vec<u8> = pieces.into_values().flat_map(ByteBuf::into_vec).collect();
         let (kind, fields) = payload(&content)?;
-        read(&kind, fields)
+        self.read_new(&kind, fields)
+    }
+
+    fn read_new(&mut self, kind: &str, fields: Fields) -> Option<Tapped> {
+        let name = EpochId::of(fields.mls.as_deref()?);
+        self.known.insert(name).then(|| read(kind, fields))?
     }
 }
 

@@ -178,6 +178,8 @@ pub(super) struct Watch {
     pub(super) withholds: Option<Withholding>,
     /// When it was away for so long that mailboxes may have dropped what it missed.
     pub(super) missed: Vec<(Time, Time)>,
+    /// Since when, and until when, it is away; one absence may begin before another ends.
+    away: Option<(Time, Time)>,
 }
 
 /// An envelope that a node made in a turn.
@@ -599,9 +601,13 @@ impl World {
     }
 
     fn note_absence(&mut self, node: usize, span: Span) {
-        if span > AWAY_TOO_LONG {
-            let until = self.now.after(span);
-            self.watches[node].missed.push((self.now, until));
+        let (now, watch) = (self.now, &mut self.watches[node]);
+        let ongoing = watch.away.filter(|(_, until)| *until >= now);
+        let (since, before) = ongoing.unwrap_or((now, now));
+        let until = now.after(span).max(before);
+        watch.away = Some((since, until));
+        if since.after(AWAY_TOO_LONG) < until {
+            watch.missed.push((since, until));
         }
     }
 
@@ -1550,6 +1556,9 @@ impl World {
                 self.count_reorg(node, before, tip);
             }
         }
+        if let Some(machine) = &mut self.nodes[node].machine {
+            stood.append(&mut machine.visited);
+        }
         self.check_made(node, &stood);
     }
 
@@ -1732,6 +1741,15 @@ impl World {
         ids.filter_map(removal).collect()
     }
 
+    /// As whom a node is in a roster: as who it is in some group, rather than as who it was before it
+    /// lost that group with its disk.
+    fn self_in(&self, roster: &BTreeSet<MemberId>, node: usize) -> Option<MemberId> {
+        let profile = self.nodes[node].profile();
+        let mut groups = profile.into_iter().flat_map(|profile| profile.groups());
+        let now = groups.find(|group| roster.contains(&group.me()));
+        now.map(Group::me).or_else(|| self.ledger.own(roster, node))
+    }
+
     /// Takes account of what can leave a node: message numbers rise, and none repeats.
     fn account(&mut self, node: usize, made: &[Sent]) {
         for sent in made {
@@ -1744,7 +1762,7 @@ impl World {
             let epoch = tapped.epoch();
             let of = *self.twins.get(&node).unwrap_or(&node);
             let roster = self.roster_of(&epoch).map(|(roster, _)| roster);
-            let me = roster.and_then(|roster| self.ledger.own(&roster, of));
+            let me = roster.and_then(|roster| self.self_in(&roster, of));
             match (tapped, sent.event) {
                 (Tapped::Message { .. }, Some(event)) => {
                     self.ledger.sendings.entry(event).or_default().push(epoch);
