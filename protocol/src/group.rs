@@ -38,7 +38,8 @@ pub(crate) use self::{
 pub use self::{
     epoch::{MAX_ADDS, MAX_INTENTS, MAX_REASON, Member},
     keys::{
-        AGED_AT_ONCE, EPOCH_KEPT, FAR_EPOCH_KEPT, MAX_LIVE_EPOCHS, MIN_EPOCH_KEPT, READ_ONLY_KEPT,
+        AGED_AT_ONCE, EPOCH_KEPT, FAR_EPOCH_KEPT, MAX_KEYED_EPOCHS, MAX_LIVE_EPOCHS,
+        MIN_EPOCH_KEPT, READ_ONLY_KEPT,
     },
     membership::{FAREWELL_LINGERS, InviteState},
     nodes::PARTING_KEPT,
@@ -1163,7 +1164,10 @@ impl Group {
     fn index_epoch(&mut self, epoch: Epoch) {
         let meta = &epoch.meta;
         self.order = self.order.max(meta.order);
-        for member in &meta.roster {
+        for member in [&meta.roster, &meta.joined, &meta.removed]
+            .into_iter()
+            .flatten()
+        {
             self.names.insert(member.id, member.name.clone());
         }
         self.tree.insert(epoch);

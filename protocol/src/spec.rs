@@ -576,6 +576,7 @@ fn the_documents_group_limits_are_those_in_force() {
         ("MAX_GROUPS", crate::profile::MAX_GROUPS as u64),
         ("MAX_JOINS", crate::profile::MAX_JOINS as u64),
         ("CLOCK_SLACK", hours(crate::profile::CLOCK_SLACK)),
+        ("MAX_KEYED_EPOCHS", crate::group::MAX_KEYED_EPOCHS as u64),
         ("AGED_AT_ONCE", days(crate::group::AGED_AT_ONCE)),
         ("MAX_SEALED_ANEW", crate::profile::MAX_SEALED_ANEW.into()),
         ("MAX_CUTS", crate::group::MAX_CUTS as u64),

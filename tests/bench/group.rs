@@ -50,7 +50,10 @@ const MESSAGES: usize = 50;
 /// The true time.
 const NOW: Time = Time::from_ms(1_800_000_000_000);
 /// From when on keys are old enough that their member takes fresh ones.
-const KEYS_OLD: Span = Span::DAY.times(36);
+const DAYS_OLD: u64 = 36;
+const KEYS_OLD: Span = Span::DAY.times(DAYS_OLD);
+/// Within it, it is a member's turn to take them.
+const KEY_TURNS: Span = Span::HOUR;
 /// Who is away for so long asks whether they can still follow, though nothing else says that they cannot.
 const AWAY: Span = Span::DAY.times(21);
 /// After it, what ended an epoch is no longer taken to be on its way to those who stand there.
@@ -224,9 +227,20 @@ impl Person {
 
     /// Takes fresh keys: those that this member came in with have grown old meanwhile.
     fn update(&mut self, group: GroupId) -> Step {
-        self.wait(KEYS_OLD);
-        let step = self.synced(group);
-        assert!(!step.to_group.is_empty(), "fresh keys are committed");
+        for _ in 0..DAYS_OLD {
+            self.wait(Span::DAY); // Of more at one stroke not all would count.
+        }
+        let before = self.group(group).epoch();
+        let mut step = self.synced(group);
+        if self.group(group).epoch() == before {
+            self.clock = self.clock.after(KEY_TURNS);
+            step = self.handle(Input::Tick);
+        }
+        assert_ne!(
+            self.group(group).epoch(),
+            before,
+            "fresh keys are committed"
+        );
         step
     }
 

@@ -75,7 +75,7 @@ pub(crate) struct Epoch {
     pub read_only: bool,
 }
 
-/// What is known of an epoch besides its MLS state; never changes.
+/// What is known of an epoch besides its MLS state.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub(crate) struct EpochMeta {
     /// `None` for the epoch in which this member founded or joined the group.
@@ -86,6 +86,7 @@ pub(crate) struct EpochMeta {
     /// What the committer said about the commit; `None` where `parent` is.
     pub note: Option<CommitNote>,
     pub policy: GroupPolicy,
+    /// Who was in it; nobody once its keys are gone.
     pub roster: Vec<Member>,
     pub joined: Vec<Member>,
     pub removed: Vec<Member>,
@@ -527,6 +528,14 @@ impl Epoch {
     fn full(&self) -> Result<&EpochStorage, GroupError> {
         let storage = self.storage.as_ref().filter(|_| !self.read_only);
         storage.ok_or(GroupError::EpochClosed)
+    }
+
+    /// Forgets who was in an epoch that nobody speaks in any more. Who came and went later epochs
+    /// tell; with whom this member's knowledge began, only the first one does.
+    pub(crate) fn forget_roster(&mut self) {
+        if self.meta.parent.is_some() {
+            self.meta.roster = Vec::new();
+        }
     }
 
     /// Drops the private keys that commits from here on need; late messages still open.

@@ -5,7 +5,7 @@
 //! the device could read with them. An epoch is *full* while a commit on it may still count, then
 //! *read-only*, then it is only remembered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Context, Group, GroupError, epoch::Epoch, note::Class};
 use crate::{
@@ -26,6 +26,9 @@ pub const EPOCH_KEPT: Span = Span::DAY.times(7);
 pub const FAR_EPOCH_KEPT: Span = Span::DAY;
 /// How long after its end an epoch's late messages open: as long as mailboxes keep them.
 pub const READ_ONLY_KEPT: Span = Span::DAY.times(30);
+/// How many epochs have keys at most, but for those that ended less than [`EPOCH_KEPT`] ago: the public
+/// tree of 1,000 members takes about 300 kB in each, and as many members make 1,000 epochs in a month.
+pub const MAX_KEYED_EPOCHS: usize = 256;
 /// By how much epochs age at most from one step to the next: a clock that is set ahead would have the
 /// device forget all keys at once, and with them what others have sent already.
 pub const AGED_AT_ONCE: Span = Span::DAY.times(7);
@@ -94,9 +97,10 @@ impl Group {
         let ended = self.ended();
         let mut changes: Vec<(EpochId, bool)> = Vec::new();
         let kept = |epoch: &&Epoch| epoch.id != tip && epoch.storage.is_some();
+        let end = |epoch: &Epoch| *ended.get(&epoch.id).unwrap_or(&epoch.meta.made);
+        let crowded = self.crowded_out(&ended, now);
         for epoch in self.tree.epochs().filter(kept) {
-            let end = *ended.get(&epoch.id).unwrap_or(&epoch.meta.made);
-            if end.after(READ_ONLY_KEPT) < now {
+            if end(epoch).after(READ_ONLY_KEPT) < now || crowded.contains(&epoch.id) {
                 changes.push((epoch.id, true));
             } else if !epoch.read_only && !self.stays_full(epoch, &ended, now) {
                 changes.push((epoch.id, false));
@@ -109,12 +113,27 @@ impl Group {
             epoch.make_read_only();
             if gone {
                 epoch.storage = None;
+                epoch.forget_roster();
                 context.persist(Kind::Ratchet, id.as_bytes(), None);
             }
             let (record, _) = epoch.record(&self.id)?;
             context.persist(Kind::Epoch, id.as_bytes(), Some(record));
         }
         Ok(())
+    }
+
+    /// The epochs that lose their keys before their time, since there are too many: those that ended
+    /// first.
+    fn crowded_out(&self, ended: &BTreeMap<EpochId, Time>, now: Time) -> BTreeSet<EpochId> {
+        let keyed = self.tree.epochs().filter(|epoch| epoch.storage.is_some());
+        let mut keyed: Vec<(Time, EpochId)> = keyed
+            .filter_map(|epoch| Some((*ended.get(&epoch.id)?, epoch.id)))
+            .collect();
+        let many = keyed.len().saturating_sub(MAX_KEYED_EPOCHS);
+        keyed.sort_unstable();
+        let first = keyed.into_iter().take(many);
+        let old = first.filter(|(end, _)| end.after(EPOCH_KEPT) < now);
+        old.map(|(_, epoch)| epoch).collect()
     }
 
     /// When this device learned of the first child of each epoch that has one.
@@ -225,7 +244,7 @@ mod tests {
     use super::*;
     use crate::{
         group::{
-            EpochStorage, GroupPolicy,
+            EpochStorage, GroupPolicy, Member,
             epoch::EpochMeta,
             note::CommitNote,
             tree::{Root, Tree},
@@ -343,13 +362,8 @@ mod tests {
 
     /// Drops what is to be dropped now; gives what is left of these epochs, in memory and on disk.
     fn left<const N: usize>(group: &mut Group, epochs: [u8; N]) -> [Left; N] {
-        let mut context = Context {
-            now: NOW,
-            world: NOW,
-            hour: NOW.bucket(),
-            rng: &mut rand_core::OsRng,
-            out: Vec::new(),
-        };
+        let mut rng = rand_core::OsRng;
+        let mut context = context(&mut rng);
         group.drop_old_keys(&mut context).unwrap();
         let written = |of: Kind, id: EpochId, kept: bool| {
             context.out.iter().any(|output| match output {
@@ -426,6 +440,85 @@ mod tests {
             let mut group = group(&[first(), made(1, 0, 0, ended), tip], acks);
             let left = left(&mut group, [0, 2]);
             assert_eq!(left, [expected, Full], "{what}; the tip stays");
+        }
+    }
+
+    #[test]
+    fn who_was_in_an_epoch_is_forgotten_with_its_keys_but_not_who_was_met_first() {
+        let old = DAY.times(31);
+        let epochs = [
+            first(),
+            made(1, 0, 0, old),
+            made(2, 1, 0, old),
+            made(3, 2, 0, HOUR),
+        ];
+        let mut group = group(&epochs, &[]);
+        let ana = Member {
+            id: member(0),
+            name: Name::new("Ana").unwrap(),
+        };
+        for epoch in group.tree.epochs_mut() {
+            epoch.meta.roster = vec![ana.clone()];
+        }
+        assert_eq!(left(&mut group, [0, 1, 2, 3])[..2], [Gone, Gone]);
+        let known = |of: u8| group.tree.get(&id(of)).unwrap().meta.roster.len();
+        assert_eq!([known(0), known(1), known(2), known(3)], [1, 0, 1, 1]);
+    }
+
+    #[test]
+    fn of_too_many_epochs_those_that_ended_first_lose_their_keys_after_a_week() {
+        let many = MAX_KEYED_EPOCHS + 20;
+        let root = Root {
+            epoch: numbered(0),
+            retired: false,
+        };
+        let of = |ended: Span| {
+            let mut group = group(&[first()], &[]);
+            let first = copied(group.tree.get(&id(0)).unwrap());
+            group.tree = Tree::new(vec![root]);
+            for number in 0..=many {
+                let mut epoch = copied(&first);
+                epoch.id = numbered(number);
+                epoch.meta.parent = number.checked_sub(1).map(numbered);
+                epoch.meta.depth = number as u64;
+                epoch.meta.made = NOW.before(ended).after(Span::from_ms(number as u64));
+                group.tree.insert(epoch);
+            }
+            group.tree.choose();
+            let mut rng = rand_core::OsRng;
+            let mut context = context(&mut rng);
+            group.drop_old_keys(&mut context).unwrap();
+            let gone = |number: &usize| {
+                let epoch = group.tree.get(&numbered(*number)).unwrap();
+                epoch.storage.is_none()
+            };
+            (0..=many).filter(gone).collect::<Vec<_>>()
+        };
+        // The tip has not ended, and does not count.
+        assert_eq!(of(DAY.times(8)), (0..20).collect::<Vec<_>>());
+        assert_eq!(of(DAY.times(6)), [0; 0]);
+    }
+
+    fn context(rng: &mut rand_core::OsRng) -> Context<'_> {
+        Context {
+            now: NOW,
+            world: NOW,
+            hour: NOW.bucket(),
+            rng,
+            out: Vec::new(),
+        }
+    }
+
+    fn numbered(number: usize) -> EpochId {
+        EpochId::of(&number.to_be_bytes())
+    }
+
+    fn copied(epoch: &Epoch) -> Epoch {
+        Epoch {
+            id: epoch.id,
+            meta: epoch.meta.clone(),
+            storage: Some(EpochStorage::default()),
+            read_only: false,
         }
     }
 
