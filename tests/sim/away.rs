@@ -584,3 +584,21 @@ fn a_clock_that_goes_ahead_by_a_year_takes_no_keys_for_what_comes_late() {
         assert!(posts.count() > 0, "SEED={seed}");
     }
 }
+
+/// Who knows better is a steward only since they left. Such a word is taken while no steward is known
+/// who could be asked, and is doubted each day.
+#[test]
+fn the_only_steward_who_left_and_is_set_back_to_before_learns_that_they_are_out() {
+    for seed in 490..493 {
+        let mut world = evening(seed, 4, 2);
+        world.act(Action::CopyDisk { node: 0 });
+        asked(&mut world, Action::Leave { node: 0, slot: 0 });
+        let gone = |world: &World| world.group(0, 0).is_none();
+        assert!(until(&mut world, Span::DAY, gone), "nobody needs it");
+        world.act(Action::RestoreCopy { node: 0 });
+        assert!(world.is_in(0, 0), "as it was");
+        world.run_for(HOUR);
+        assert!(!world.is_in(0, 0), "SEED={seed}");
+        holds(&mut world);
+    }
+}

@@ -443,3 +443,16 @@ fn who_came_back_with_fresh_keys_sees_what_the_others_see_of_somebody_removed() 
         assert!(shown.iter().all(|entry| said(entry) != removed));
     }
 }
+
+/// They were taken out where the steward stood first, and do not hear what is said there any more.
+#[test]
+fn who_was_taken_out_where_a_steward_stood_hears_that_they_stand_elsewhere_now() {
+    for seed in 870..886 {
+        let mut world = council(seed, 5, 2, 3);
+        world.faults.delay = 5_000;
+        does(&mut world, 0, Deed::Demote(2));
+        does(&mut world, 2, Deed::Remove(0));
+        world.run_for(HOUR);
+        holds(&mut world);
+    }
+}

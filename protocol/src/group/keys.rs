@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Context, Group, GroupError, epoch::Epoch, note::Class};
+use super::{Context, Group, GroupError, epoch::Epoch, note::Class, tree::Vote};
 use crate::{
     id::{EpochId, MemberId},
     profile::{Kind, Output},
@@ -179,7 +179,8 @@ impl Group {
         let tip = self.tip_epoch()?;
         let me = self.me();
         let judges = |epoch: &Epoch| epoch.meta.policy.rank(&me).is_some();
-        let stands_here = self.tree.vote(&me).is_some_and(|vote| vote.epoch == tip.id);
+        let said_here = |vote: &Vote| vote.epoch == tip.id && vote.seq != self.told.last;
+        let stands_here = self.tree.vote(&me).is_some_and(said_here);
         let judge = judges(tip) || self.tree.judged().any(judges);
         let alone = tip.meta.roster.len() < 2;
         if stands_here || !judge || alone || !self.may_send() {

@@ -917,6 +917,12 @@ impl Group {
                     .push(Output::Timer(context.now.after(ASK_AGAIN)));
                 Ok(())
             }
+            // No proof, but nobody with more right has said anything for a day: ask on, and daily.
+            Answer::Out { to: answered, seq } if answered == to && helps => {
+                let inferred = true;
+                let out = said_by(signed.steward, seq, context);
+                self.take_oneself_for_out(Out { inferred, ..out }, context)
+            }
             _ if !helps => Err(GroupError::NotSteward),
             Answer::Current { to: answered } if answered == to => self.be_calm(context),
             Answer::Info {
@@ -1116,6 +1122,7 @@ impl Group {
         let here = vote.is_some_and(|vote| vote.seq > seq && self.tree.is_on_path(&vote.epoch));
         let root = self.tree.path().next();
         let settled = root.is_some_and(|root| self.tree.is_upheld(root));
+        let settled = settled && !self.recovery.old_copy; // Which knows nothing of late.
         if here || (settled && !self.is_steward(&by)) {
             self.recovery.forget_out();
             context.notify(Notice::Group { group: self.id });

@@ -31,6 +31,8 @@ pub(crate) struct Told {
     removals: BTreeSet<EpochId>,
     /// Tips of branches that this steward has left, where nobody was told yet.
     forsaken: BTreeSet<EpochId>,
+    /// The number of the last stand. Those who are there have not heard it.
+    pub(super) last: u64,
 }
 
 impl Group {
@@ -143,6 +145,7 @@ impl Group {
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
         let seq = self.next_seq(context)?;
+        self.told.last = seq;
         let stand = Payload::Stand(Stand::sign(&self.id, seq, epoch, &self.key));
         let envelopes = self.seal(routing, &stand, context)?;
         let me = self.me();

@@ -213,8 +213,16 @@ impl World {
             .collect();
         for member in group.roster() {
             let who = member.name.as_str();
-            // Who has gone for ever may never have heard that they were let in.
-            let gone = |node: &usize| self.nodes[*node].gone && pseudonym(*node).as_str() == who;
+            // Who has gone for ever may never have heard that they were let in, nor who has lost with
+            // their disk that they had asked.
+            let lost = |node: usize| {
+                let watch = &self.watches[node];
+                (watch.damaged || watch.old_copy) && self.group(node, slot).is_none()
+            };
+            let gone = |node: &usize| {
+                let absent = self.nodes[*node].gone || lost(*node);
+                absent && pseudonym(*node).as_str() == who
+            };
             let gone = (0..self.persons()).any(|node| gone(&node));
             if !present.contains(&member.id) && !gone && !self.is_excused(&member.id) {
                 say(
