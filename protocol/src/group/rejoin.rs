@@ -917,8 +917,11 @@ impl Group {
                     .push(Output::Timer(context.now.after(ASK_AGAIN)));
                 Ok(())
             }
-            // No proof, but nobody with more right has said anything for a day: ask on, and daily.
-            Answer::Out { to: answered, seq } if answered == to && helps => {
+            // No proof, so who can still follow does not take it: a member could silence the only
+            // steward. An old copy depends on that member's word anyway, and asks on each day.
+            Answer::Out { to: answered, seq }
+                if answered == to && helps && self.recovery.old_copy =>
+            {
                 let inferred = true;
                 let out = said_by(signed.steward, seq, context);
                 self.take_oneself_for_out(Out { inferred, ..out }, context)
