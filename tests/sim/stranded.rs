@@ -329,6 +329,31 @@ fn who_inherits_a_group_answers_who_asks_by_an_older_link() {
     }
 }
 
+/// Who becomes a steward has not seen who came in before them.
+#[test]
+fn a_link_for_one_admits_nobody_else_through_a_steward_who_came_in_later() {
+    for seed in 815..819 {
+        let mut world = World::new(seed, 4, 1);
+        gather(&mut world, 0, 0, 0..0);
+        let (slot, life) = (0, Span::DAY);
+        for (uses, node) in [(1, 1), (5, 2)] {
+            world.act(Action::Invite { slot, uses, life });
+            world.run_for(MINUTE);
+            asked(&mut world, Action::Join { node, slot });
+            assert!(until(&mut world, SETTLED, |world| world.is_in(node, slot)));
+        }
+        appoint(&mut world, 0, 0, 2..3);
+        let down = Span::DAY;
+        world.act(Action::Stop { node: 0, down });
+        world.slots[slot].links.truncate(2);
+        asked(&mut world, Action::Join { node: 3, slot });
+        world.run_for(HOUR);
+        let refused = Some(JoinState::Refused(Refusal::Revoked));
+        assert_eq!(join_state(&world, 3), refused, "SEED={seed}");
+        holds(&mut world);
+    }
+}
+
 #[test]
 fn who_asks_by_a_link_that_nobody_has_heard_of_is_told_when_it_has_ended() {
     for seed in 820..823 {

@@ -70,10 +70,15 @@ pub const MAX_INVITE_LIFE: Span = Span::DAY.times(90);
 pub(crate) struct KnownInvite {
     pub keys: InviteKeys,
     pub expires: Time,
-    pub uses: u32,
-    /// The events that announced it, with their epochs: a steward who makes another one tells
-    /// them again.
-    announced: BTreeMap<EventId, EpochId>,
+    /// The events that announced it: a steward who makes another one tells them again.
+    announced: BTreeMap<EventId, Announced>,
+}
+
+/// Where an invite was announced, and how many newcomers it admits from there on.
+#[derive(Debug)]
+struct Announced {
+    epoch: EpochId,
+    uses: u32,
 }
 
 /// A request to join.
@@ -161,9 +166,9 @@ impl Group {
         let state = |(id, known): (&InviteId, &KnownInvite)| InviteState {
             id: *id,
             expires: known.expires,
-            uses: known.uses,
+            uses: self.used(id).saturating_add(self.uses_left(id, known)),
             used: self.used(id),
-            revoked: known.uses == 0 || !self.is_open(id, known),
+            revoked: !self.is_open(id, known),
         };
         self.invites.iter().map(state).collect()
     }
@@ -617,13 +622,13 @@ impl Group {
         if self.was_admitted(&JoinId::of(&request.key_package)) {
             return Ok(()); // Whoever was let in stays in, though the commit lost.
         }
-        if known.uses == 0 || !self.is_open(&request.invite, known) {
+        if !self.is_open(&request.invite, known) {
             return Err(Refusal::Revoked);
         }
         if now >= known.expires {
             return Err(Refusal::Expired);
         }
-        if self.used(&request.invite) + taken >= known.uses {
+        if taken >= self.uses_left(&request.invite, known) {
             return Err(Refusal::UsedUp);
         }
         Ok(())
@@ -680,7 +685,25 @@ impl Group {
     }
 
     fn used(&self, invite: &InviteId) -> u32 {
-        self.admits().filter(|(of, _)| of == invite).count() as u32
+        admitted_by(invite, self.tree.path())
+    }
+
+    /// How many more newcomers an invite admits: the fewest that one of its announcements leaves
+    /// after those who have come in since. Who came in later has not seen who came in before.
+    fn uses_left(&self, invite: &InviteId, known: &KnownInvite) -> u32 {
+        let left = known.announced.values().filter_map(|announced| {
+            let since = self.since(&announced.epoch)?;
+            Some(announced.uses.saturating_sub(admitted_by(invite, since)))
+        });
+        left.min().unwrap_or(0)
+    }
+
+    /// The epochs of the path after the last one that an epoch descends from; `None` if it descends
+    /// from none.
+    fn since(&self, epoch: &EpochId) -> Option<impl Iterator<Item = &Epoch>> {
+        let fork = self.tree.fork_of(epoch)?;
+        let after = self.tree.path().skip_while(move |epoch| epoch.id != fork);
+        Some(after.skip(1))
     }
 
     fn is_admitted(&self, join: &JoinId) -> bool {
@@ -716,14 +739,6 @@ impl Group {
         cuts.max_by_key(Vec::len).unwrap_or_default()
     }
 
-    fn admits(&self) -> impl Iterator<Item = (InviteId, JoinId)> {
-        let notes = self
-            .tree
-            .path()
-            .filter_map(|epoch| epoch.meta.note.as_ref());
-        notes.flat_map(|note| note.admits())
-    }
-
     /// Tells whether an invite may still admit: it counts, nobody took it back, and nobody has left
     /// or been taken out since. Every member knows an invite's seed: an invite that outlived their
     /// removal would let them come back.
@@ -738,15 +753,12 @@ impl Group {
         if revoked.any(|(event, revoked)| revoked == invite && counts(event)) {
             return false;
         }
+        let removes = |epoch: &Epoch| epoch.class() == Class::Remove;
         let mut announced = known.announced.iter();
-        announced.any(|(event, epoch)| {
+        announced.any(|(event, Announced { epoch, uses })| {
             // Of a branch that lost, what counts is what happened since it forked.
-            let Some(since) = self.tree.fork_of(epoch) else {
-                return false;
-            };
-            let after = self.tree.path().skip_while(|epoch| epoch.id != since);
-            let mut after = after.skip(1);
-            counts(event) && !after.any(|epoch| epoch.class() == Class::Remove)
+            let since = self.since(epoch);
+            *uses > 0 && counts(event) && since.is_some_and(|mut since| !since.any(removes))
         })
     }
 
@@ -755,7 +767,7 @@ impl Group {
     /// it is told no.
     fn can_judge(&self, known: &KnownInvite) -> bool {
         let mut announced = known.announced.values();
-        announced.any(|epoch| self.tree.fork_of(epoch).is_some())
+        announced.any(|announced| self.tree.fork_of(&announced.epoch).is_some())
     }
 
     /// Tells invites again, for stewards who came in after they were made: first those that are open,
@@ -763,16 +775,18 @@ impl Group {
     pub(super) fn announce_invites(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
         let now = context.world;
         let lasting = self.invites.iter().filter(|(_, known)| known.expires > now);
-        let (open, closed): (Vec<_>, Vec<_>) =
-            lasting.partition(|(id, known)| self.is_open(id, known));
-        let told = |known: &KnownInvite, uses: u32| Body::Invite {
-            seed: known.keys.seed().clone(),
-            expires: known.expires,
-            uses,
-        };
-        let open = open.into_iter().map(|(_, known)| told(known, known.uses));
-        let closed = closed.into_iter().map(|(_, known)| told(known, 0));
-        let all: Vec<Body> = open.chain(closed).take(MAX_ANNOUNCED).collect();
+        let told = lasting.map(|(id, known)| {
+            let open = self.is_open(id, known);
+            let uses = if open { self.uses_left(id, known) } else { 0 };
+            Body::Invite {
+                seed: known.keys.seed().clone(),
+                expires: known.expires,
+                uses,
+            }
+        });
+        let admits = |body: &Body| matches!(body, Body::Invite { uses: 1.., .. });
+        let (open, closed): (Vec<Body>, Vec<Body>) = told.partition(admits);
+        let all: Vec<Body> = open.into_iter().chain(closed).take(MAX_ANNOUNCED).collect();
         for body in all {
             self.write_down(body, context)?;
         }
@@ -805,12 +819,11 @@ impl Group {
                 let known = self.invites.entry(id).or_insert_with(|| KnownInvite {
                     keys,
                     expires: *expires,
-                    uses: *uses,
                     announced: BTreeMap::new(),
                 });
                 known.expires = known.expires.min(*expires);
-                known.uses = known.uses.min(*uses);
-                known.announced.insert(*event, *epoch);
+                let (epoch, uses) = (*epoch, *uses);
+                known.announced.insert(*event, Announced { epoch, uses });
             }
             Body::InviteRevoked { invite } => {
                 self.revoked.insert(*event, *invite);
@@ -831,4 +844,11 @@ impl Group {
             .map(|known| known.keys.inbox().clone())
             .collect()
     }
+}
+
+/// How many newcomers the commits of these epochs admit by an invite.
+fn admitted_by<'a>(invite: &InviteId, epochs: impl Iterator<Item = &'a Epoch>) -> u32 {
+    let notes = epochs.filter_map(|epoch| epoch.meta.note.as_ref());
+    let admits = notes.flat_map(|note| note.admits());
+    admits.filter(|(of, _)| of == invite).count() as u32
 }
