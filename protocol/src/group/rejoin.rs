@@ -1174,6 +1174,45 @@ pub(crate) mod tests {
     use super::*;
     use crate::codec::damage;
 
+    impl Group {
+        /// Makes this device take itself for an old copy.
+        pub(crate) fn lose_trust(&mut self) {
+            self.recovery.lose_trust();
+        }
+
+        /// This member's answer to a question: who asks is out.
+        pub(crate) fn says_out(&self, question: &[u8]) -> Vec<u8> {
+            let Ok(Help::Ask { ask, .. }) = codec::decode(question) else {
+                panic!("a question");
+            };
+            let out = Answer::Out {
+                to: AskId::of(&ask),
+                seq: self.seq,
+            };
+            let answer = codec::encode(&out).unwrap();
+            let signed = SignedAnswer {
+                steward: self.me(),
+                signature: self.key.sign(&[ANSWER_LABEL, &answer].concat()).to_vec(),
+                answer,
+            };
+            codec::encode(&sealed_to(&ask, &codec::encode(&signed).unwrap())).unwrap()
+        }
+    }
+
+    /// An answer to a question, sealed to who asked it.
+    fn sealed_to(ask: &[u8], signed: &[u8]) -> Help {
+        let (to, known) = (AskId::of(ask), codec::decode::<Ask>(ask).unwrap());
+        let (config, storage) = (CIPHERSUITE.hpke_config(), EpochStorage::default());
+        let crypto = storage.crypto();
+        let sealed = crypto.hpke_seal(config, &known.key, HPKE_INFO, to.as_bytes(), signed);
+        let sealed = sealed.unwrap();
+        Help::Answer {
+            to,
+            encapsulated: sealed.kem_output.into(),
+            sealed: sealed.ciphertext.into(),
+        }
+    }
+
     /// What a hostile program could send on a help topic when it has heard this question: contents
     /// with fields of odd lengths, and answers to it that open and hold such.
     pub(crate) fn odd_answers_to(question: &[u8]) -> Vec<Vec<u8>> {
@@ -1181,17 +1220,7 @@ pub(crate) mod tests {
             panic!("a question");
         };
         let (to, known) = (AskId::of(&ask), codec::decode::<Ask>(&ask).unwrap());
-        let sealed = |signed: &[u8]| {
-            let (config, crypto) = (CIPHERSUITE.hpke_config(), EpochStorage::default());
-            let sealed = crypto.crypto();
-            let sealed = sealed.hpke_seal(config, &known.key, HPKE_INFO, to.as_bytes(), signed);
-            let sealed = sealed.unwrap();
-            Help::Answer {
-                to,
-                encapsulated: sealed.kem_output.into(),
-                sealed: sealed.ciphertext.into(),
-            }
-        };
+        let sealed = |signed: &[u8]| sealed_to(&ask, signed);
         let signed = |answer: &[u8], signature: &[u8]| SignedAnswer {
             steward: known.seen[0].0,
             answer: answer.to_vec(),

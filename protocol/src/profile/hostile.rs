@@ -587,6 +587,26 @@ fn fields_of_odd_lengths_on_help_and_inbox_topics_do_nothing() {
     assert!(chloe.0.groups.contains_key(&group), "the real one counts");
 }
 
+/// Where nobody else decides, any member can help somebody back; but that somebody is out has no
+/// proof, and a steward who believed it would leave the group without one.
+#[test]
+fn a_member_cannot_tell_the_only_steward_that_they_are_out() {
+    for (old_copy, believed) in [(false, None), (true, Some(()))] {
+        let (mut people, group, _) = group_of(&["Ben"]);
+        let help = people[0].group(&group).routings()[0].help().key();
+        if old_copy {
+            people[0].group_mut(&group).lose_trust();
+        }
+        let ask = people[0].command(Command::Repair { group }).0;
+        let question = ask[0].open(&help).unwrap();
+        let answer = people[1].group(&group).says_out(&question);
+        let answer = Envelope::seal(&help, NOW.bucket(), &answer, &mut OsRng).unwrap();
+        people[0].receive(&[answer]);
+        let removal = people[0].group(&group).removal().map(|_| ());
+        assert_eq!(removal, believed, "old copy: {old_copy}");
+    }
+}
+
 #[test]
 fn damaged_contents_on_help_and_inbox_topics_do_nothing() {
     let (mut people, group, link) = group_of(&["Ben"]);
