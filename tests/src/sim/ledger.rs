@@ -87,6 +87,14 @@ impl Ledger {
         }
     }
 
+    /// Promises nobody any more that they read what a node's member has said.
+    pub(super) fn retract(&mut self, author: usize) {
+        let posts = self.posts.iter_mut();
+        for post in posts.filter(|post| post.author == author) {
+            post.void = true;
+        }
+    }
+
     /// The node whose pseudonym this is.
     pub fn node_of(&self, member: &MemberId) -> Option<usize> {
         self.people.get(member).map(|(node, _)| *node)

@@ -467,12 +467,17 @@ impl World {
         let watches = [node, post.author].map(|node| &self.watches[node]);
         let away = watches.iter().any(|watch| watch.missed.iter().any(away));
         let lost = node == post.author && self.watches[node].old_copy;
+        let damaged = self.watches[node].damaged;
         let no_keys = self.ledger.sent_in(&post.event).is_some_and(|epoch| {
             let disk = &self.nodes[node].disk;
             let has = |kind| disk.has(kind, epoch.as_bytes());
-            !has(Kind::Epoch) || (self.watches[node].damaged && !has(Kind::Ratchet))
+            let no_keys = !has(Kind::Epoch) || (damaged && !has(Kind::Ratchet));
+            // One's own commit can be fetched again, but not be taken again.
+            let commit = self.commits.get(&epoch);
+            let own = damaged && commit.is_some_and(|commit| commit.node == node);
+            no_keys && (own || self.came_back(node, post.slot))
         });
-        lost || away || (no_keys && self.came_back(node, post.slot))
+        lost || away || no_keys
     }
 
     /// Whether a member has come back with fresh keys.

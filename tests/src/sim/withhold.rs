@@ -55,10 +55,15 @@ impl World {
         }
     }
 
+    /// Whether a node is deaf and takes itself to be in touch.
+    pub(super) fn pretends(&self, node: usize) -> bool {
+        let withholding = self.watches[node].withholds.as_ref();
+        withholding.is_some_and(|withholding| withholding.block.is_some())
+    }
+
     /// A deaf node's changed program takes silence for agreement.
     pub(super) fn pretend_to_be_in_touch(&mut self, node: usize) {
-        let withholding = self.watches[node].withholds.as_ref();
-        if withholding.is_some_and(|withholding| withholding.block.is_some()) {
+        if self.pretends(node) {
             let now = self.now;
             self.nodes[node].pretend_synced(now);
             self.after_step(node);

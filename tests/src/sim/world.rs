@@ -1378,10 +1378,7 @@ impl World {
         };
         self.twins.insert(twin, node);
         self.dishonest.extend([node, twin]);
-        let cheats = |post: &&mut Post| post.author == node;
-        for post in self.ledger.posts.iter_mut().filter(cheats) {
-            post.void = true;
-        }
+        self.ledger.retract(node);
         self.start(twin);
     }
 
@@ -1766,6 +1763,10 @@ impl World {
             match (tapped, sent.event) {
                 (Tapped::Message { .. }, Some(event)) => {
                     self.ledger.sendings.entry(event).or_default().push(epoch);
+                    if self.watches[node].old_copy && self.pretends(node) {
+                        // Its keys may have been used before, and what was said earlier hangs on it.
+                        self.ledger.retract(node);
+                    }
                 }
                 (Tapped::Message { .. }, None) => self.report.acks += 1,
                 (Tapped::Commit { .. }, _) => self.report.commits += 1,
