@@ -676,6 +676,8 @@ impl Driver {
                         self.watching_changed = true;
                     }
                     self.count_sync(link);
+                    let counts = self.is_community(link, &topic);
+                    let server_now = Some(server_now).filter(|_| counts);
                     self.hand_over(profile::Input::Synced { topic, server_now })?;
                 }
                 Output::Refused {
@@ -686,7 +688,10 @@ impl Driver {
                 } => {
                     tracing::debug!(%why, envelope = id.is_some(), "a mailbox refused something");
                     self.refused(link, topic, why);
-                    if let (Some(envelope), Refusal::Clock { server_now }) = (id, why) {
+                    let counts = link.is_some_and(|link| self.is_community(link, &topic));
+                    if let (Some(envelope), Refusal::Clock { server_now }) = (id, why)
+                        && counts
+                    {
                         self.hand_over(profile::Input::OtherHour {
                             envelope,
                             server_now,
@@ -779,6 +784,14 @@ impl Driver {
             self.mailbox
                 .handle(mailbox::Input::Keep { envelope, source }, now(), &mut OsRng);
         self.carry_out_mailbox(outputs)
+    }
+
+    /// Whether a link leads to one of the community nodes that a topic's group uses.
+    fn is_community(&self, link: mailbox::LinkId, topic: &TopicId) -> bool {
+        let open = self.links.get(&link.0);
+        let address = open.and_then(|open| open.address.as_ref());
+        let shown = self.watched.get(topic).zip(address);
+        shown.is_some_and(|(shown, address)| shown.federation.contains(address))
     }
 
     /// Remembers what a community node does not take, so that the member can be told.

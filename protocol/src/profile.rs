@@ -62,19 +62,20 @@ pub enum Input {
         /// Which one.
         envelope: EnvelopeId,
     },
-    /// A mailbox refuses this envelope, since its clock shows another hour.
+    /// A community node refuses this envelope, since its clock shows another hour.
     OtherHour {
         /// Which one.
         envelope: EnvelopeId,
-        /// What the mailbox's clock shows.
+        /// What the community node's clock shows.
         server_now: Time,
     },
     /// This topic was compared with what a mailbox holds: what is missing here has arrived.
     Synced {
         /// Which one.
         topic: TopicId,
-        /// What the mailbox's clock shows.
-        server_now: Time,
+        /// What the mailbox's clock shows, if it is a community node's: by another member's, which
+        /// may be years off, nobody goes.
+        server_now: Option<Time>,
     },
     /// The last link to another node has closed.
     Alone,
@@ -564,8 +565,13 @@ impl Profile {
         }
         self.last = now;
         let supposed = self.world(now);
-        if let Input::Synced { server_now, .. } | Input::OtherHour { server_now, .. } = &input {
-            self.note_clock(*server_now, now);
+        let theirs = match &input {
+            Input::Synced { server_now, .. } => *server_now,
+            Input::OtherHour { server_now, .. } => Some(*server_now),
+            _ => None,
+        };
+        if let Some(theirs) = theirs {
+            self.note_clock(theirs, now);
         }
         let world = self.world(now);
         let mut context = Context {

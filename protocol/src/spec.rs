@@ -801,7 +801,7 @@ fn found(ana: &mut Profile, rng: &mut CountingRng) -> (GroupId, Link, [u8; 32]) 
     let topic = ana.group(&group).unwrap().routings()[0].key().topic();
     let compared = Input::Synced {
         topic,
-        server_now: NOW,
+        server_now: Some(NOW),
     };
     let _ = ana.handle(compared, NOW, rng);
     let invite = Command::NewInvite {

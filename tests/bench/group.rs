@@ -213,7 +213,7 @@ impl Person {
         let watched = self.profile.watched(self.clock);
         let topics = watched.iter().filter(|topic| topic.group == Some(group));
         let topics: Vec<TopicId> = topics.map(|topic| topic.routing.key().topic()).collect();
-        let server_now = self.clock;
+        let server_now = Some(self.clock);
         let mut all = Step::default();
         for topic in topics {
             let step = self.handle(Input::Synced { topic, server_now });

@@ -225,7 +225,7 @@ impl World {
             while self.deliver() {}
             for person in self.people.values_mut() {
                 for topic in person.watched.clone() {
-                    let server_now = now;
+                    let server_now = Some(now);
                     person.handle(Input::Synced { topic, server_now }, now);
                 }
             }

@@ -147,6 +147,33 @@ fn a_clock_that_stays_a_year_off_forks_nothing() {
     }
 }
 
+/// Another member's node is a mailbox too, and says what its clock shows.
+#[test]
+fn what_is_said_in_the_company_of_a_wrong_clock_only_is_not_lost() {
+    for seed in 540..544 {
+        let mut world = evening(seed, 4, 1);
+        for node in [0, 1] {
+            world.act(Action::Announce { node });
+        }
+        world.run_for(MINUTE);
+        world.act(Action::SetClock { node: 1, ms: -YEAR });
+        part(&mut world, [0, 1], HOUR);
+        world.run_for(MINUTE);
+        // Who starts there finds only each other.
+        let (node, down) = (0, Span::SECOND);
+        world.act(Action::Stop { node, down });
+        world.run_for(MINUTE.times(5));
+        post(&mut world, 0);
+        assert!(until(&mut world, MINUTE.times(5), |world| lines(world, 1) > 0));
+        world.run_for(HOUR);
+        assert!(
+            until(&mut world, MINUTE, |world| lines(world, 2) > 0),
+            "SEED={seed}"
+        );
+        holds(&mut world);
+    }
+}
+
 // Offline past retention; two rejoins at once.
 
 /// Changes the group every day while somebody is away.

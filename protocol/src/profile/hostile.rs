@@ -39,7 +39,7 @@ impl Person {
                         let watched = self.0.watched(now).into_iter();
                         inputs.extend(watched.map(|watched| Input::Synced {
                             topic: watched.routing.key().topic(),
-                            server_now: now,
+                            server_now: Some(now),
                         }));
                     }
                     _ => {}

@@ -321,7 +321,7 @@ impl Person {
         for topic in topics.iter().copied() {
             let input = Input::Synced {
                 topic,
-                server_now: now,
+                server_now: Some(now),
             };
             let outputs = self.profile.handle(input, now, &mut OsRng);
             self.carry_out(outputs, now);

@@ -85,8 +85,8 @@ pub struct Machine {
     pub watched: BTreeMap<TopicId, BTreeSet<String>>,
     /// Addresses that a link is kept to.
     pub kept: BTreeSet<String>,
-    /// Links that are up.
-    pub links: BTreeSet<LinkId>,
+    /// Links that are up, and what serves us at their other end.
+    pub links: BTreeMap<LinkId, Role>,
     /// The keys of the topics that were ever watched.
     pub keys: BTreeMap<TopicId, RoutingKey>,
     /// Envelopes made in this turn, for the invariants.
@@ -197,7 +197,7 @@ impl Node {
             outgoing: BTreeMap::new(),
             watched: BTreeMap::new(),
             kept: self.configured.iter().cloned().collect(),
-            links: BTreeSet::new(),
+            links: BTreeMap::new(),
             keys: BTreeMap::new(),
             made: Vec::new(),
             learned: Vec::new(),
@@ -233,7 +233,7 @@ impl Node {
         for topic in watched.into_iter().flatten() {
             let topic = topic.routing.key().topic();
             self.step(local, |at| {
-                let server_now = now;
+                let server_now = Some(now);
                 at.handle_profile(profile::Input::Synced { topic, server_now }, None);
             });
         }
@@ -265,7 +265,11 @@ impl Node {
     /// A link has opened.
     pub fn link_up(&mut self, now: Time, link: LinkId, side: Side, ends: [&str; 2]) {
         if let Some(machine) = &mut self.machine {
-            machine.links.insert(link);
+            let role = match side {
+                Side::Client if ends[1].starts_with('c') => Role::Community,
+                _ => Role::Personal,
+            };
+            machine.links.insert(link, role);
         }
         let [client, server] = ends.map(|address| address.as_bytes().to_vec());
         let up = mailbox::Input::LinkUp {
@@ -282,7 +286,7 @@ impl Node {
         let mut alone = false;
         if let Some(machine) = &mut self.machine {
             machine.outgoing.remove(&link);
-            alone = machine.links.remove(&link) && machine.links.is_empty();
+            alone = machine.links.remove(&link).is_some() && machine.links.is_empty();
         }
         self.mail(now, mailbox::Input::LinkDown { link });
         if alone {
@@ -469,12 +473,19 @@ impl Step<'_> {
                     self.handle_profile(profile::Input::Stored { envelope: id }, None);
                 }
                 Output::Synced {
-                    topic, server_now, ..
+                    link,
+                    topic,
+                    server_now,
                 } => {
+                    let counts = self.machine.links.get(&link) == Some(&Role::Community);
+                    let server_now = Some(server_now).filter(|_| counts);
                     self.handle_profile(profile::Input::Synced { topic, server_now }, None);
                 }
-                Output::Refused { id, why, .. } => {
-                    if let (Some(envelope), Refusal::Clock { server_now }) = (id, why) {
+                Output::Refused { link, id, why, .. } => {
+                    let role = link.and_then(|link| self.machine.links.get(&link));
+                    if let (Some(envelope), Refusal::Clock { server_now }) = (id, why)
+                        && role == Some(&Role::Community)
+                    {
                         let input = profile::Input::OtherHour {
                             envelope,
                             server_now,
@@ -518,7 +529,7 @@ impl Step<'_> {
                     self.follow_watching();
                 }
                 Output::Reconnect => {
-                    let links: Vec<LinkId> = self.machine.links.iter().copied().collect();
+                    let links: Vec<LinkId> = self.machine.links.keys().copied().collect();
                     for link in links {
                         self.effect(Effect::Close(link));
                     }
