@@ -30,7 +30,7 @@ use rand_core::CryptoRngCore;
 
 pub(crate) use self::{
     epoch::{CIPHERSUITE, Candidate, Epoch, join},
-    keys::skipped,
+    keys::{ON_NOTED, skipped},
     policy::fits,
     record::{Held, JoinRecord, StoredEvent, Waiting},
     storage::EpochStorage,

@@ -42,6 +42,9 @@ pub const MAX_JOINS: usize = 32;
 pub const JOIN_KEPT: Span = Span::DAY.times(7);
 /// How long a request to join waits for an answer.
 pub const JOIN_WAITS: Span = Span::DAY.times(90);
+/// How much of the time that passes at one stroke counts for what is kept of a request: the clock may
+/// have been set.
+pub const JOIN_AGED_AT_ONCE: Span = Span::DAY;
 /// How long after the end of its link a request that a mailbox holds waits for the answer: who made
 /// the link may have been taken out before they could tell anybody of it.
 pub const LATE_ANSWER: Span = Span::DAY;
@@ -383,6 +386,8 @@ pub struct Join {
     pub name: Name,
     /// When it was made, or settled.
     pub since: Time,
+    /// When this device was on last, to the hour.
+    on: Time,
     salt: PseudonymSalt,
     link: Link,
     envelope: EnvelopeId,
@@ -591,10 +596,8 @@ impl Profile {
             // What cannot be kept now is kept at the next step.
             let _ = group.pass(before, &mut context);
         }
-        if let Some(skipped) = before.and_then(|before| group::skipped(before, now)) {
-            for join in self.joins.values_mut() {
-                join.since = join.since.after(skipped).min(now);
-            }
+        for (id, join) in &mut self.joins {
+            let _ = join.pass(id, before, &mut context);
         }
         match input {
             Input::Command(command) => {
@@ -879,6 +882,7 @@ impl Profile {
             request: content,
             hour: Some(context.hour),
             since: context.now,
+            on: context.now,
             candidate: storage,
             parts: Parts::default(),
         };
@@ -1341,6 +1345,7 @@ impl Profile {
             request: record.request,
             hour: None,
             since: record.since,
+            on: record.on,
             candidate: EpochStorage::from_parts(&record.candidate, &[0])?,
             parts: Parts::default(),
         };
@@ -1355,6 +1360,26 @@ impl Join {
         self.link.expires
     }
 
+    /// Time has passed since the last step; since the start, `before` is not known.
+    fn pass(
+        &mut self,
+        id: &JoinId,
+        before: Option<Time>,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        let now = context.now;
+        let skipped = group::skipped(before.unwrap_or(self.on), now, JOIN_AGED_AT_ONCE);
+        let skipped = skipped.unwrap_or(Span::from_ms(0));
+        let since = self.since.after(skipped).min(now);
+        let noted = self.on <= now && now < self.on.after(group::ON_NOTED);
+        if noted && since == self.since {
+            return Ok(());
+        }
+        self.since = since;
+        self.on = now;
+        self.persist(id, context)
+    }
+
     fn persist(&self, id: &JoinId, context: &mut Context<'_>) -> Result<(), GroupError> {
         let record = JoinRecord {
             salt: self.salt,
@@ -1363,6 +1388,7 @@ impl Join {
             envelope: self.envelope,
             request: self.request.clone(),
             since: self.since,
+            on: self.on,
             state: self.state,
             candidate: self.candidate.base()?.to_vec(),
         };

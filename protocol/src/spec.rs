@@ -581,6 +581,7 @@ fn the_documents_group_limits_are_those_in_force() {
         ("MAX_SEALED_ANEW", crate::profile::MAX_SEALED_ANEW.into()),
         ("MAX_CUTS", crate::group::MAX_CUTS as u64),
         ("JOIN_KEPT", days(crate::profile::JOIN_KEPT)),
+        ("JOIN_AGED_AT_ONCE", days(crate::profile::JOIN_AGED_AT_ONCE)),
         ("JOIN_WAITS", days(crate::profile::JOIN_WAITS)),
         ("LATE_ANSWER", days(crate::profile::LATE_ANSWER)),
         ("FAREWELL_WAITS", days(crate::group::spec::FAREWELL_WAITS)),

@@ -448,6 +448,28 @@ fn who_is_refused_by_one_steward_and_let_in_by_another_is_in() {
 }
 
 #[test]
+fn a_request_outlives_a_clock_that_is_set_right_meanwhile() {
+    for seed in 586..589 {
+        let mut world = doorstep(seed, 3);
+        let node = 3;
+        world.act(Action::SetClock { node, ms: -YEAR });
+        world.run_for(MINUTE);
+        for steward in 0..3 {
+            isolate(&mut world, steward, HOUR);
+        }
+        join(&mut world, node);
+        world.run_for(MINUTE);
+        let down = MINUTE.times(2);
+        world.act(Action::Stop { node, down });
+        world.run_for(MINUTE);
+        world.act(Action::SetClock { node, ms: 0 });
+        world.run_for(HOUR.times(2));
+        assert!(world.is_in(node, 0), "SEED={seed}");
+        holds(&mut world);
+    }
+}
+
+#[test]
 fn a_request_made_while_the_clock_was_wrong_is_made_again() {
     for (seed, off) in [(583, YEAR / 12), (584, -YEAR)] {
         let mut world = doorstep(seed, 5);

@@ -33,7 +33,7 @@ pub const MAX_KEYED_EPOCHS: usize = 256;
 /// device forget all keys at once, and with them what others have sent already.
 pub const AGED_AT_ONCE: Span = Span::DAY.times(7);
 /// How often a device notes that it is on.
-const ON_NOTED: Span = Span::HOUR;
+pub(crate) const ON_NOTED: Span = Span::HOUR;
 /// How long a steward stays at a tip before acknowledging it: commits often come in rows.
 pub(crate) const ACK_DELAY: Span = Span::SECOND;
 /// How old a member's own keys may grow at most while they are active.
@@ -45,11 +45,9 @@ pub const KEY_TURNS: Span = Span::HOUR;
 /// How long a member waits at least before taking fresh keys again that a lost commit brought.
 pub const KEYS_AGAIN: Span = Span::HOUR;
 
-/// How much of the time between two steps does not count, since it passed at one stroke.
-pub(crate) fn skipped(before: Time, now: Time) -> Option<Span> {
-    let passed = now
-        .as_ms()
-        .checked_sub(before.after(AGED_AT_ONCE).as_ms())?;
+/// How much of the time between two steps does not count, since more than this passed at one stroke.
+pub(crate) fn skipped(before: Time, now: Time, counts: Span) -> Option<Span> {
+    let passed = now.as_ms().checked_sub(before.after(counts).as_ms())?;
     Some(Span::from_ms(passed)).filter(|span| span.as_ms() > 0)
 }
 
@@ -62,7 +60,8 @@ impl Group {
     ) -> Result<(), GroupError> {
         let now = context.now;
         let noted = self.recovery.on;
-        if let Some(skipped) = before.or(noted).and_then(|before| skipped(before, now)) {
+        let skipped = |before| skipped(before, now, AGED_AT_ONCE);
+        if let Some(skipped) = before.or(noted).and_then(skipped) {
             self.skip(skipped, context)?;
         }
         if noted.is_none_or(|noted| noted > now || noted.after(ON_NOTED) <= now) {

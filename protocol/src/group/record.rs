@@ -74,6 +74,7 @@ pub(crate) struct JoinRecord {
     #[serde(default, with = "serde_bytes")]
     pub request: Vec<u8>,
     pub since: Time,
+    pub on: Time,
     pub state: crate::profile::JoinState,
     #[serde(with = "serde_bytes")]
     pub candidate: Vec<u8>,
