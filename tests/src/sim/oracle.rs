@@ -217,7 +217,8 @@ impl World {
             // their disk that they had asked.
             let lost = |node: usize| {
                 let watch = &self.watches[node];
-                (watch.damaged || watch.old_copy) && self.group(node, slot).is_none()
+                let here = |group: &Group| group.me() == member.id;
+                (watch.damaged || watch.old_copy) && !self.group(node, slot).is_some_and(here)
             };
             let gone = |node: &usize| {
                 let absent = self.nodes[*node].gone || lost(*node);
@@ -255,7 +256,8 @@ impl World {
     }
 
     /// Whether somebody is there who can bring back this member, who lost their keys: a steward whom
-    /// they know as one or, for a steward, any member whom they know. Where there is none, nobody can.
+    /// they know as one or, for who still is a steward or out, any member whom they know. Where there
+    /// is none, nobody can.
     fn is_helped(&self, node: usize, slot: usize, sound: &[usize]) -> bool {
         let Some(group) = self.group(node, slot) else {
             return false;
@@ -267,7 +269,11 @@ impl World {
             let knows = group.roster().iter().any(|at| at.id == other.me());
             let decides = |policy: &GroupPolicy| policy.stewards.contains(&other.me());
             let steward = stewards.contains(&other.me()) && other.policy().is_some_and(decides);
-            steward || (knows && stewards.contains(&group.me()))
+            let mut roster = other.roster().iter();
+            let out = roster.all(|at| at.id != group.me());
+            let governs = |policy: &GroupPolicy| policy.stewards.contains(&group.me());
+            let still = out || other.policy().is_some_and(governs);
+            steward || (knows && still && stewards.contains(&group.me()))
         })
     }
 
@@ -300,12 +306,13 @@ impl World {
         let policy = members
             .first()
             .and_then(|node| self.group(*node, slot)?.policy());
-        // Of one who is alone in a group that all stewards have left, or wait to leave, nobody can be
-        // the steward: they came in while the last ones left.
+        // Of one who is alone in a group that all stewards have left, or wait to leave, or were taken
+        // out of elsewhere, nobody can be the steward: they came in while the last ones went.
         let has_left = |id: &MemberId| {
             let left = |node: usize| {
-                let leaves = self.group(node, slot).is_some_and(Group::is_leaving);
-                leaves || !self.has_record(node, id)
+                let group = self.group(node, slot);
+                let goes = |group: &Group| group.is_leaving() || group.removal().is_some();
+                group.is_some_and(goes) || !self.has_record(node, id)
             };
             members.len() == 1 && self.ledger.node_of(id).is_some_and(left)
         };
