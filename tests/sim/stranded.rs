@@ -312,6 +312,22 @@ fn a_removal_that_only_a_leaving_steward_can_make_is_made() {
     }
 }
 
+/// The others have gone on from an epoch whose keys they no longer have when the farewell comes.
+#[test]
+fn who_says_goodbye_as_the_link_dies_is_let_go_when_they_are_back_after_a_week() {
+    for seed in 805..809 {
+        let mut world = council(seed, 4, 2, 2);
+        asked(&mut world, Action::Leave { node: 0, slot: 0 });
+        isolate(&mut world, 0, Span::DAY.times(9));
+        world.run_for(MINUTE);
+        does(&mut world, 1, Deed::Promote(2));
+        world.run_for(Span::DAY.times(9));
+        let gone = |world: &World| roster(world, 1) == [1, 2, 3].into();
+        assert!(until(&mut world, HOUR.times(3), gone), "SEED={seed}");
+        holds(&mut world);
+    }
+}
+
 #[test]
 fn who_inherits_a_group_answers_who_asks_by_an_older_link() {
     for seed in 810..814 {

@@ -9,6 +9,7 @@ use super::{
     Context, Group, GroupError, MAX_ADDS, MAX_REASON, Status,
     epoch::{Epoch, read_key_package},
     note::{Class, Intent, What},
+    rejoin::ASK_AGAIN,
 };
 use crate::{
     codec,
@@ -55,9 +56,10 @@ pub const MAX_ANNOUNCED: usize = 16;
 pub const RELEASE_WAITS: Span = Span::DAY.times(7);
 /// How long the device of a member who leaves after they were taken out waits for that to settle.
 pub const REMOVAL_WAITS: Span = Span::DAY;
-/// How long a group that was left is kept after the last change of where the member stands: what one
-/// community node has said that it holds may just be on its way to another one.
-pub const FAREWELL_LINGERS: Span = Span::SECOND.times(600);
+/// How long a group that was left is kept after the last change of where the member stands, and after
+/// a mailbox has taken their farewell: what one community node has said that it holds may just be on
+/// its way to another one, and who cannot follow it asks only after a while.
+pub const FAREWELL_LINGERS: Span = Span::SECOND.times(1200);
 /// How long a group that was left is kept, at most, to let its farewell reach a mailbox.
 pub const FAREWELL_WAITS: Span = Span::DAY.times(30);
 /// How long the device must have been on by then: one that was off has not tried.
@@ -308,6 +310,14 @@ impl Group {
         unconfirmed.is_empty() && own.all(|stored| stored.confirmed.is_some())
     }
 
+    /// When a mailbox last confirmed something that this member said.
+    fn farewell_heard(&self) -> Option<Time> {
+        let me = self.me();
+        let own = self.events.values();
+        let own = own.filter(|stored| stored.signed.author == me);
+        own.filter_map(|stored| stored.confirmed).max()
+    }
+
     /// Tells whether the group of a member who is leaving can go: nobody needs their device any
     /// more. Until a steward has let them go, somebody who does not know that they are leaving may
     /// hand them the stewards' role.
@@ -321,7 +331,17 @@ impl Group {
         let said = self.has_said_farewell();
         let over = |wait: Span| since.after(wait) < now;
         let owes = self.owes_removal(now) && !(over(REMOVAL_WAITS) && self.in_touch());
-        let lingered = self.tip_since.after(FAREWELL_LINGERS) <= now;
+        let heard = self.farewell_heard().into_iter();
+        let heard = heard.fold(self.tip_since, Time::max);
+        // Others may stand elsewhere: who has to come from there needs somebody to ask.
+        let lately = |asked: Time| asked.after(ASK_AGAIN) > now;
+        let asks = self.recovery.asked_at().is_some_and(lately);
+        let lingers = if asks {
+            RELEASE_WAITS
+        } else {
+            FAREWELL_LINGERS
+        };
+        let lingered = heard.after(lingers) <= now;
         (said && !owes && lingered && (!needed || over(RELEASE_WAITS)))
             || (self.removal().is_some() && over(REMOVAL_WAITS))
             || (over(FAREWELL_WAITS) && self.up_since.after(FAREWELL_TRIED) < now)

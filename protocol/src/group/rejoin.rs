@@ -822,13 +822,15 @@ impl Group {
     }
 
     /// Who speaks for a branch: the stewards of the path's last settled epoch and of those after it.
-    /// So nobody is silenced by a change that only one branch has made.
+    /// So nobody is silenced by a change that only one branch has made. Who is leaving does not: they
+    /// can help nobody to where they are.
     fn speakers(&self) -> Vec<MemberId> {
         let path: Vec<&Epoch> = self.tree.path().collect();
         let settled = path.iter().rposition(|epoch| self.tree.has_majority(epoch));
         let mut speakers = Vec::new();
         for epoch in &path[settled.unwrap_or(0)..] {
-            for steward in &epoch.meta.policy.stewards {
+            let stewards = epoch.meta.policy.stewards.iter();
+            for steward in stewards.filter(|id| **id != self.me() || !self.is_leaving()) {
                 if !speakers.contains(steward) && speakers.len() < MAX_SPEAKERS {
                     speakers.push(*steward);
                 }
