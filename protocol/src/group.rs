@@ -38,8 +38,8 @@ pub(crate) use self::{
 pub use self::{
     epoch::{MAX_ADDS, MAX_INTENTS, MAX_REASON, Member},
     keys::{
-        AGED_AT_ONCE, EPOCH_KEPT, FAR_EPOCH_KEPT, MAX_KEYED_EPOCHS, MAX_LIVE_EPOCHS,
-        MIN_EPOCH_KEPT, READ_ONLY_KEPT,
+        AGED_AT_ONCE, EPOCH_KEPT, FAR_EPOCH_KEPT, LEAP_WAITS, LEAP_WAITS_ALONE, MAX_KEYED_EPOCHS,
+        MAX_LIVE_EPOCHS, MIN_EPOCH_KEPT, READ_ONLY_KEPT,
     },
     membership::{FAREWELL_LINGERS, InviteState},
     nodes::PARTING_KEPT,
@@ -205,6 +205,8 @@ pub(crate) struct Context<'a> {
     pub now: Time,
     /// The time that others go by: a mailbox's clock, where this device's own is wrong.
     pub world: Time,
+    /// The same, if some community node has said so.
+    pub told: Option<Time>,
     /// The hour that envelopes are to bear, which mailboxes compare with their own clocks.
     pub hour: Bucket,
     pub rng: &'a mut dyn CryptoRngCore,
@@ -1328,6 +1330,13 @@ impl Group {
     pub(crate) fn live_epochs(&self) -> usize {
         let full = |epoch: &&Epoch| epoch.storage.is_some() && !epoch.read_only;
         self.tree.epochs().filter(full).count()
+    }
+
+    /// How many epochs have no keys any more, not even to read.
+    #[cfg(test)]
+    pub(crate) fn closed_epochs(&self) -> usize {
+        let closed = |epoch: &&Epoch| epoch.storage.is_none();
+        self.tree.epochs().filter(closed).count()
     }
 
     // What a member can see.

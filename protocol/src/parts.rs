@@ -441,6 +441,7 @@ mod tests {
             let mut context = Context {
                 now,
                 world: now,
+                told: Some(now),
                 hour: now.bucket(),
                 rng: &mut rng,
                 out: Vec::new(),

@@ -582,6 +582,7 @@ impl Profile {
         let mut context = Context {
             now,
             world,
+            told: Some(world).filter(|_| self.knows_time()),
             hour: world.bucket(),
             rng,
             out: Vec::new(),
@@ -1066,6 +1067,11 @@ impl Profile {
         }
     }
 
+    /// Whether some community node has said what time it is.
+    fn knows_time(&self) -> bool {
+        self.clock_agrees || self.clock.is_some()
+    }
+
     /// Takes a mailbox's clock for the hours of envelopes, as long as no mailbox agrees with this
     /// device's: mailboxes refuse what bears another hour than theirs.
     fn note_clock(&mut self, theirs: Time, ours: Time) {
@@ -1126,7 +1132,7 @@ impl Profile {
             group.expire_parts(context);
         }
         let ended = self.world(now).before(LATE_ANSWER);
-        let knows_time = self.clock_agrees || self.clock.is_some();
+        let knows_time = self.knows_time();
         let unanswered = |join: &Join| {
             knows_time
                 && join.state == JoinState::Waiting

@@ -578,6 +578,8 @@ fn the_documents_group_limits_are_those_in_force() {
         ("CLOCK_SLACK", hours(crate::profile::CLOCK_SLACK)),
         ("MAX_KEYED_EPOCHS", crate::group::MAX_KEYED_EPOCHS as u64),
         ("AGED_AT_ONCE", days(crate::group::AGED_AT_ONCE)),
+        ("LEAP_WAITS", days(crate::group::LEAP_WAITS)),
+        ("LEAP_WAITS_ALONE", days(crate::group::LEAP_WAITS_ALONE)),
         ("MAX_SEALED_ANEW", crate::profile::MAX_SEALED_ANEW.into()),
         ("MAX_CUTS", crate::group::MAX_CUTS as u64),
         ("JOIN_KEPT", days(crate::profile::JOIN_KEPT)),

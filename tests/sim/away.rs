@@ -634,6 +634,25 @@ fn a_clock_that_goes_ahead_by_a_year_takes_no_keys_for_what_comes_late() {
     }
 }
 
+/// Where most stewards have gone on, what forks off is followed for a day.
+#[test]
+fn a_clock_that_goes_ahead_by_a_year_takes_no_keys_of_where_two_ways_part() {
+    for seed in 484..488 {
+        let mut world = council(seed, 5, 2, 3);
+        part(&mut world, [2, 6], HOUR.times(10));
+        world.run_for(MINUTE);
+        does(&mut world, 0, Deed::Demote(1));
+        does(&mut world, 2, Deed::Promote(3));
+        world.run_for(HOUR);
+        post(&mut world, 2);
+        let ms = Span::DAY.times(365).as_ms() as i64;
+        world.act(Action::SetClock { node: 4, ms });
+        world.run_for(HOUR.times(10));
+        assert!(lines(&world, 4) > 0, "SEED={seed}");
+        holds(&mut world);
+    }
+}
+
 /// Who knows better is a steward only since they left. Such a word is taken while no steward is known
 /// who could be asked, and is doubted each day.
 #[test]

@@ -7,7 +7,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Context, Group, GroupError, epoch::Epoch, note::Class, tree::Vote};
+use serde::{Deserialize, Serialize};
+
+use super::{Context, Group, GroupError, Status, epoch::Epoch, note::Class, tree::Vote};
 use crate::{
     id::{EpochId, MemberId},
     profile::{Kind, Output},
@@ -32,6 +34,11 @@ pub const MAX_KEYED_EPOCHS: usize = 256;
 /// By how much epochs age at most from one step to the next: a clock that is set ahead would have the
 /// device forget all keys at once, and with them what others have sent already.
 pub const AGED_AT_ONCE: Span = Span::DAY.times(7);
+/// How long after more time has passed at one stroke it counts, as far as community nodes' clocks show
+/// that it has: by then what others have sent meanwhile is here.
+pub const LEAP_WAITS: Span = Span::DAY;
+/// The same, if no community node was in reach before or after: then [`AGED_AT_ONCE`] of it counts.
+pub const LEAP_WAITS_ALONE: Span = Span::DAY.times(7);
 /// How often a device notes that it is on.
 pub(crate) const ON_NOTED: Span = Span::HOUR;
 /// How long a steward stays at a tip before acknowledging it: commits often come in rows.
@@ -44,6 +51,20 @@ const KEY_LIFE_SPREAD: Span = Span::DAY.times(5);
 pub const KEY_TURNS: Span = Span::HOUR;
 /// How long a member waits at least before taking fresh keys again that a lost commit brought.
 pub const KEYS_AGAIN: Span = Span::HOUR;
+
+/// Time that passed at one stroke and has not counted yet: the device was off, or its clock was set.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Leap {
+    /// When it was noticed.
+    pub at: Time,
+    span: Span,
+    /// What community nodes' clocks showed before.
+    since: Option<Time>,
+}
+
+fn passed(since: Time, now: Time) -> Span {
+    Span::from_ms(now.as_ms().saturating_sub(since.as_ms()))
+}
 
 /// How much of the time between two steps does not count, since more than this passed at one stroke.
 pub(crate) fn skipped(before: Time, now: Time, counts: Span) -> Option<Span> {
@@ -60,22 +81,71 @@ impl Group {
     ) -> Result<(), GroupError> {
         let now = context.now;
         let noted = self.recovery.on;
-        let skipped = |before| skipped(before, now, AGED_AT_ONCE);
-        if let Some(skipped) = before.or(noted).and_then(skipped) {
-            self.skip(skipped, context)?;
+        let last = before.or(noted);
+        if let Some(last) = last.filter(|last| skipped(*last, now, AGED_AT_ONCE).is_some()) {
+            let since = self.recovery.told_at(last);
+            if let Some(earlier) = self.recovery.leap.take() {
+                self.let_count(earlier, since, last, context)?;
+            }
+            let span = passed(last, now);
+            self.shift(|time| time.after(span).min(now), context)?;
+            self.tip_since = now;
+            let at = now;
+            self.recovery.leap = Some(Leap { at, span, since });
+            self.persist_record(context)?;
+        }
+        if let Some(leap) = self.recovery.leap {
+            let told = context.told.filter(|_| self.in_touch());
+            let known = told.is_some() && leap.since.is_some();
+            let waits = if known { LEAP_WAITS } else { LEAP_WAITS_ALONE };
+            if leap.at.after(waits) <= now {
+                self.recovery.leap = None;
+                self.persist_record(context)?;
+                self.let_count(leap, told, now, context)?;
+            }
         }
         if noted.is_none_or(|noted| noted > now || noted.after(ON_NOTED) <= now) {
             self.recovery.on = Some(now);
+            if let Some(told) = context.told {
+                self.recovery.told = Some((now, told));
+            }
             self.persist_record(context)?;
         }
         Ok(())
     }
 
-    /// Leaves out this much time for all that is kept for some time.
-    fn skip(&mut self, skipped: Span, context: &mut Context<'_>) -> Result<(), GroupError> {
-        let now = context.now;
+    /// Lets of the time that passed at one stroke as much count as had passed when community nodes'
+    /// clocks showed `told`, and this device's `now`.
+    fn let_count(
+        &mut self,
+        Leap { at, span, since }: Leap,
+        told: Option<Time>,
+        now: Time,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        let shown = told.zip(since).map(|(told, since)| {
+            let all = passed(since, told).as_ms();
+            Span::from_ms(all.saturating_sub(passed(at, now).as_ms()))
+        });
+        let counts = shown.unwrap_or(AGED_AT_ONCE).min(span);
+        let aged = |time: Time| {
+            if time <= at {
+                time.before(counts)
+            } else {
+                time
+            }
+        };
+        self.shift(aged, context)
+    }
+
+    /// Changes the age of all that is kept for some time.
+    fn shift(
+        &mut self,
+        aged: impl Fn(Time) -> Time,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
         for epoch in self.tree.epochs_mut() {
-            epoch.meta.made = epoch.meta.made.after(skipped).min(now);
+            epoch.meta.made = aged(epoch.meta.made);
         }
         for epoch in self.tree.epochs() {
             let (record, _) = epoch.record(&self.id)?;
@@ -83,9 +153,13 @@ impl Group {
         }
         let waiting = self.waiting.values_mut().flat_map(BTreeMap::values_mut);
         for held in waiting {
-            held.since = held.since.after(skipped).min(now);
+            held.since = aged(held.since);
         }
         self.persist_waiting(context);
+        if let Status::Leaving { since, .. } = &mut self.status {
+            *since = aged(*since);
+            self.persist_record(context)?;
+        }
         Ok(())
     }
 
@@ -503,6 +577,7 @@ mod tests {
         Context {
             now: NOW,
             world: NOW,
+            told: Some(NOW),
             hour: NOW.bucket(),
             rng,
             out: Vec::new(),

@@ -16,6 +16,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 use super::{
     CIPHERSUITE, Context, EpochStorage, Group, GroupError, Held,
     epoch::{Epoch, WayBack},
+    keys::Leap,
     membership::RANK_DELAY,
     note::{Class, CommitNote, Payload},
 };
@@ -192,6 +193,10 @@ pub(crate) struct Recovery {
     touched: Option<Time>,
     /// When the device was on last, to the hour.
     pub(super) on: Option<Time>,
+    /// What community nodes' clocks showed last, and this device's own then.
+    pub(super) told: Option<(Time, Time)>,
+    /// Time that passed at one stroke, until it counts.
+    pub(super) leap: Option<Leap>,
     /// Since when this device asks, and nobody has answered.
     asking: Option<Time>,
     /// Since when a mailbox is in reach without a break; not kept.
@@ -261,6 +266,8 @@ impl Recovery {
     }
 
     pub(super) fn set_clock_back(&mut self, now: Time) {
+        self.leap = None; // It did not pass.
+        self.told = None;
         let times = [
             &mut self.back,
             &mut self.touched,
@@ -286,6 +293,13 @@ impl Recovery {
         for waiting in self.asks.values_mut() {
             waiting.received = waiting.received.min(now);
         }
+    }
+
+    /// What community nodes' clocks showed when this device's own did this.
+    pub(super) fn told_at(&self, own: Time) -> Option<Time> {
+        let (then, told) = self.told?;
+        let later = own.as_ms().checked_sub(then.as_ms())?;
+        Some(told.after(Span::from_ms(later)))
     }
 
     /// Since when a mailbox is in reach without a break.
@@ -818,7 +832,10 @@ impl Group {
     fn is_followable(&self, tip: &EpochId, now: Time) -> bool {
         let next = |child: &&Epoch| child.meta.parent == Some(*tip);
         let ended = self.tree.path().find(next).map(|child| child.meta.made);
-        self.tree.is_on_path(tip) && ended.is_none_or(|ended| ended.after(ASK_AGAIN) > now)
+        // What is from before this device was off for long is as old as that.
+        let leap = self.recovery.leap.map(|leap| leap.at);
+        let lately = |ended: Time| ended.after(ASK_AGAIN) > now && Some(ended) > leap;
+        self.tree.is_on_path(tip) && ended.is_none_or(lately)
     }
 
     /// Who speaks for a branch: the stewards of the path's last settled epoch and of those after it.
@@ -1095,6 +1112,8 @@ impl Group {
             back: Some(context.now),
             touched: self.recovery.touched,
             on: self.recovery.on,
+            told: self.recovery.told,
+            leap: self.recovery.leap,
             ..Recovery::default()
         };
         // What waits from before may still be read, if the commits come that it waits for.

@@ -49,6 +49,24 @@ impl Person {
         (sent, done)
     }
 
+    /// A community node's clock shows this, and brings nothing new.
+    fn is_told(&mut self, shown: Time, now: Time) {
+        for watched in self.0.watched(now) {
+            let topic = watched.routing.key().topic();
+            let server_now = Some(shown);
+            self.0
+                .handle(Input::Synced { topic, server_now }, now, &mut OsRng);
+        }
+        self.at(Input::Tick, now);
+    }
+
+    /// So many hours go by, one at a time.
+    fn pass_hours(&mut self, hours: u64, since: Time) {
+        for hour in 0..=hours {
+            self.at(Input::Tick, since.after(Span::HOUR.times(hour)));
+        }
+    }
+
     fn command(&mut self, command: Command) -> (Vec<Envelope>, Result<Outcome, Error>) {
         let (sent, done) = self.at(Input::Command(command), NOW);
         (sent, done.unwrap())
@@ -351,8 +369,28 @@ fn a_holder_of_the_link_cannot_make_a_newcomer_keep_parts() {
 fn keys_of_ended_epochs_go_after_a_week_without_any_commit() {
     let (mut people, group, _) = group_of(&["Ben"]);
     assert_eq!(people[0].group(&group).live_epochs(), 2);
-    people[0].at(Input::Tick, NOW.after(Span::DAY.times(8)));
+    people[0].pass_hours(8 * 24, NOW);
     assert_eq!(people[0].group(&group).live_epochs(), 1);
+}
+
+/// A clock that is set ahead takes no keys; time that has passed takes them a day later, when what
+/// others have sent meanwhile is here.
+#[test]
+fn what_passed_while_the_device_was_off_takes_keys_once_community_nodes_confirm_it() {
+    let hour = |hours: u64| Span::HOUR.times(hours);
+    let later = NOW.after(Span::DAY.times(40));
+    for (shown, gone) in [(later, 1), (NOW, 0)] {
+        let (mut people, group, _) = group_of(&["Ben"]);
+        let ana = &mut people[0];
+        for hours in 0..3 {
+            ana.is_told(NOW.after(hour(hours)), NOW.after(hour(hours)));
+        }
+        for hours in 0..25 {
+            ana.is_told(shown.after(hour(hours)), later.after(hour(hours)));
+            let closed = ana.group(&group).closed_epochs();
+            assert_eq!(closed, if hours < 24 { 0 } else { gone }, "{hours} hours");
+        }
+    }
 }
 
 #[test]
