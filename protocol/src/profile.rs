@@ -424,13 +424,16 @@ pub struct Profile {
     announced: Vec<String>,
     /// The time of the last input.
     last: Time,
-    /// A mailbox's clock, if this device's own is wrong.
+    /// A community node's clock, if this device's own is wrong.
     clock: Option<Clock>,
-    /// Whether some mailbox's clock agrees with this device's.
+    /// Whether some community node's clock agrees with this device's.
     clock_agrees: bool,
     /// The envelopes made since the start, the latest last, and how often the content of each was
     /// sealed anew.
     made: VecDeque<(EnvelopeId, u8)>,
+    /// Those of them that were sealed before any community node had said what time it is, and whether
+    /// this device's clock was set since.
+    unsure: Vec<(EnvelopeId, bool)>,
     /// Those to be sealed anew, once they have been handed in again.
     other_hour: BTreeSet<EnvelopeId>,
 }
@@ -471,6 +474,7 @@ impl Profile {
             clock: None,
             clock_agrees: false,
             made: VecDeque::new(),
+            unsure: Vec::new(),
             other_hour: BTreeSet::new(),
         }
     }
@@ -562,6 +566,7 @@ impl Profile {
             // The device slept, or somebody set its clock: what hour mailboxes have is unknown.
             self.clock = None;
             self.clock_agrees = false;
+            self.unsure.iter_mut().for_each(|(_, set)| *set = true);
             let groups = self.groups.values_mut();
             groups.for_each(|group| {
                 group.wake(now);
@@ -590,6 +595,13 @@ impl Profile {
         if jumped {
             context.out.push(Output::Reconnect);
         }
+        if self.knows_time() {
+            for (envelope, set) in std::mem::take(&mut self.unsure) {
+                if set || self.clock.is_some() {
+                    self.seal_for_this_hour(envelope, &mut context);
+                }
+            }
+        }
         if world != supposed {
             context.out.push(Output::Watching); // Which invites are over is another question now.
         }
@@ -610,7 +622,7 @@ impl Profile {
                 self.receive(&envelope, &mut context);
             }
             Input::Stored { envelope } => self.stored(&envelope, &mut context),
-            Input::OtherHour { envelope, .. } => self.refused_for_its_hour(envelope, &mut context),
+            Input::OtherHour { envelope, .. } => self.seal_for_this_hour(envelope, &mut context),
             Input::Synced { topic, .. } => self.synced(&topic, &mut context),
             Input::Alone => {
                 self.clock_agrees = false;
@@ -629,6 +641,9 @@ impl Profile {
         for output in &context.out {
             if let Output::Keep(envelope) = output {
                 self.note_made(envelope.id(), 0);
+                if !self.knows_time() && self.unsure.len() < MAX_MADE {
+                    self.unsure.push((envelope.id(), false));
+                }
             }
         }
         context.out
@@ -647,7 +662,7 @@ impl Profile {
 
     /// Has an envelope of this device handed in again, to seal its content for the hour that
     /// mailboxes go by now.
-    fn refused_for_its_hour(&mut self, envelope: EnvelopeId, context: &mut Context<'_>) {
+    fn seal_for_this_hour(&mut self, envelope: EnvelopeId, context: &mut Context<'_>) {
         if self
             .sealed_anew(&envelope)
             .is_some_and(|times| times < MAX_SEALED_ANEW)

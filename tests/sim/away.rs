@@ -174,6 +174,30 @@ fn what_is_said_in_the_company_of_a_wrong_clock_only_is_not_lost() {
     }
 }
 
+/// A commit, which no event stands for.
+#[test]
+fn what_a_wrong_clock_makes_before_a_community_node_is_in_reach_is_not_lost() {
+    for (seed, ms) in [(545, -YEAR), (546, YEAR), (547, -YEAR), (548, YEAR)] {
+        let mut world = council(seed, 4, 1, 2);
+        for node in [0, 1] {
+            world.act(Action::Announce { node });
+        }
+        world.run_for(MINUTE);
+        part(&mut world, [0, 1], HOUR);
+        let (node, down) = (1, MINUTE);
+        world.act(Action::Stop { node, down });
+        world.act(Action::SetClock { node, ms });
+        world.run_for(MINUTE.times(5));
+        does(&mut world, 1, Deed::Promote(2));
+        world.run_for(HOUR);
+        assert!(
+            until(&mut world, SETTLED, |world| ranks(world, 3) == [0, 1, 2]),
+            "SEED={seed}"
+        );
+        holds(&mut world);
+    }
+}
+
 // Offline past retention; two rejoins at once.
 
 /// Changes the group every day while somebody is away.
