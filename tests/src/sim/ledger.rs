@@ -66,6 +66,8 @@ pub struct Ledger {
     /// The epochs in which each event could leave its author's node, the last one last: an event
     /// that was not sent yet has none, one that was sent again several.
     pub sendings: BTreeMap<EventId, Vec<EpochId>>,
+    /// When and in which epochs each member said something.
+    pub(super) said: BTreeMap<MemberId, Vec<(Time, EpochId)>>,
     /// Who came back with fresh keys, and when.
     pub rejoins: Vec<(MemberId, Time)>,
     /// Whose pseudonym each is.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kith_protocol::{
     group::{Group, GroupPolicy, LogChange, LogEntry, Problem},
-    id::{EventId, InviteId, MemberId},
+    id::{EpochId, EventId, InviteId, MemberId},
     profile::{JoinState, Kind, LATE_ANSWER},
     time::{Span, Time},
     view::{Entry, EntryKind},
@@ -416,9 +416,10 @@ impl World {
             let void = post.void || self.nodes[post.author].gone;
             let counts = (author_in || left.contains(&post.by)) && !void;
             // What somebody who is out said before something that a member cannot have, because their
-            // disk has lost it or it was said while they were not there, is cut for that member.
+            // disk has lost it, or it was said while or where they were not there, is cut for that member.
             let broken = |node: &usize| {
-                !author_in && (self.watches[*node].damaged || self.came_back(*node, slot))
+                let lost = self.watches[*node].damaged || self.came_back(*node, slot);
+                !author_in && (lost || self.missed_later(*node, post))
             };
             let times = |node: &usize| shown[node].get(&post.event).copied().unwrap_or(0);
             let some = readers.iter().any(|node| times(node) > 0);
@@ -481,10 +482,23 @@ impl World {
             let no_keys = !has(Kind::Epoch) || (damaged && !has(Kind::Ratchet));
             // One's own commit can be fetched again, but not be taken again.
             let commit = self.commits.get(&epoch);
-            let own = damaged && commit.is_some_and(|commit| commit.node == node);
+            let lost = damaged || self.watches[node].old_copy;
+            let own = lost && commit.is_some_and(|commit| commit.node == node);
             no_keys && (own || self.came_back(node, post.slot))
         });
         lost || away || no_keys
+    }
+
+    /// Whether a post's author said something later on a branch that this member was not in.
+    fn missed_later(&self, node: usize, post: &Post) -> bool {
+        let me = self.group(node, post.slot).map(Group::me);
+        let there = |epoch: &EpochId| {
+            let roster = self.roster_of(epoch).map(|(roster, _)| roster);
+            roster.is_none_or(|roster| me.is_some_and(|me| roster.contains(&me)))
+        };
+        let said = self.ledger.said.get(&post.by);
+        let mut later = said.into_iter().flatten().filter(|(at, _)| *at > post.at);
+        later.any(|(_, epoch)| !there(epoch))
     }
 
     /// Whether a member has come back with fresh keys.

@@ -59,13 +59,13 @@ impl Scope {
         leaving: true,
         stewards_leave: true,
         vanishing: true,
-        wrong_clocks: false,
+        wrong_clocks: true,
         rejoin: true,
         withholding: true,
         twins: false,
         insiders: true,
         lost_records: false,
-        old_copies: false,
+        old_copies: true,
         weeks: false,
     };
     /// All that DESIGN asks for and that a plan can express.

@@ -1763,6 +1763,10 @@ impl World {
             match (tapped, sent.event) {
                 (Tapped::Message { .. }, Some(event)) => {
                     self.ledger.sendings.entry(event).or_default().push(epoch);
+                    if let Some(me) = me {
+                        let said = self.ledger.said.entry(me).or_default();
+                        said.push((self.now, epoch));
+                    }
                     if self.watches[node].old_copy && self.pretends(node) {
                         // Its keys may have been used before, and what was said earlier hangs on it.
                         self.ledger.retract(node);
