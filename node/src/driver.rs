@@ -789,9 +789,11 @@ impl Driver {
     /// Whether a link leads to one of the community nodes that a topic's group uses.
     fn is_community(&self, link: mailbox::LinkId, topic: &TopicId) -> bool {
         let open = self.links.get(&link.0);
-        let address = open.and_then(|open| open.address.as_ref());
-        let shown = self.watched.get(topic).zip(address);
-        shown.is_some_and(|(shown, address)| shown.federation.contains(address))
+        let serves_us = open.filter(|open| open.address.is_some());
+        let shown = self.watched.get(topic).zip(serves_us);
+        shown.is_some_and(|(shown, open)| {
+            peer_ids(&shown.federation).any(|peer| peer == open.peer.as_bytes())
+        })
     }
 
     /// Remembers what a community node does not take, so that the member can be told.

@@ -203,7 +203,7 @@ impl From<PartError> for GroupError {
 /// What a step of a state machine is given, and where its outputs go.
 pub(crate) struct Context<'a> {
     pub now: Time,
-    /// The time that others go by: a mailbox's clock, where this device's own is wrong.
+    /// The time that others go by: a community node's clock, where this device's own is wrong.
     pub world: Time,
     /// The same, if some community node has said so.
     pub told: Option<Time>,
@@ -542,7 +542,9 @@ impl Group {
             stored.signed.seq = seq;
         }
         let (author, body) = (stored.signed.author, stored.signed.event.body.clone());
-        self.index_invite(&id, &author, &tip, &body);
+        if first {
+            self.index_invite(&id, &author, &tip, &body);
+        }
         self.sent.insert(envelope.id(), id);
         self.persist_event(&id, context)?;
         context.out.push(Output::Keep(envelope));
@@ -593,7 +595,8 @@ impl Group {
             let late = arrived > stored.received.after(LATE_POST);
             let stuck = stored.confirmed.is_none() && !self.resent.contains(id);
             let ended = left.contains(&stored.sent_in) && matches!(event.body, Body::Post { .. });
-            *author == me && stored.envelope.is_some() && late && (stuck || ended)
+            let spent = || self.is_spent(&event.body);
+            *author == me && stored.envelope.is_some() && late && (stuck || ended) && !spent()
         };
         let events = self.events.values().filter(held_back);
         let missed: Vec<EventId> = events.map(|stored| stored.signed.id).collect();
@@ -669,6 +672,13 @@ impl Group {
         }
         for stray in self.tree.strays_mut() {
             stray.since = stray.since.min(now);
+        }
+        if let Status::Leaving { since, .. } = &mut self.status {
+            *since = (*since).min(now);
+        }
+        let stored = self.events.values_mut();
+        for confirmed in stored.filter_map(|stored| stored.confirmed.as_mut()) {
+            *confirmed = (*confirmed).min(now);
         }
         self.recovery.set_clock_back(now);
         self.parts.set_clock_back(now);

@@ -433,7 +433,7 @@ pub struct Profile {
     made: VecDeque<(EnvelopeId, u8)>,
     /// Those of them that were sealed before any community node had said what time it is, and whether
     /// this device's clock was set since.
-    unsure: Vec<(EnvelopeId, bool)>,
+    unsure: VecDeque<(EnvelopeId, bool)>,
     /// Those to be sealed anew, once they have been handed in again.
     other_hour: BTreeSet<EnvelopeId>,
 }
@@ -474,7 +474,7 @@ impl Profile {
             clock: None,
             clock_agrees: false,
             made: VecDeque::new(),
-            unsure: Vec::new(),
+            unsure: VecDeque::new(),
             other_hour: BTreeSet::new(),
         }
     }
@@ -641,8 +641,11 @@ impl Profile {
         for output in &context.out {
             if let Output::Keep(envelope) = output {
                 self.note_made(envelope.id(), 0);
-                if !self.knows_time() && self.unsure.len() < MAX_MADE {
-                    self.unsure.push((envelope.id(), false));
+                if !self.knows_time() {
+                    self.unsure.push_back((envelope.id(), false));
+                    if self.unsure.len() > MAX_MADE {
+                        self.unsure.pop_front();
+                    }
                 }
             }
         }
@@ -1087,8 +1090,8 @@ impl Profile {
         self.clock_agrees || self.clock.is_some()
     }
 
-    /// Takes a mailbox's clock for the hours of envelopes, as long as no mailbox agrees with this
-    /// device's: mailboxes refuse what bears another hour than theirs.
+    /// Takes a community node's clock for the hours of envelopes, as long as none agrees with this
+    /// device's: they refuse what bears another hour than theirs.
     fn note_clock(&mut self, theirs: Time, ours: Time) {
         let near = |a: Time, b: Time| a <= b.after(CLOCK_SLACK) && b <= a.after(CLOCK_SLACK);
         let known = self.clock.map_or(ours, |clock| clock.of(ours));
@@ -1164,7 +1167,10 @@ impl Profile {
         let world = self.world(now);
         let over = |join: &Join| match join.state {
             // Not by a clock that is ahead: whoever forgets their request is let in and not there.
-            JoinState::Waiting => knows_time && join.since.after(JOIN_WAITS) < now.min(world),
+            JoinState::Waiting => {
+                let long = |now: Time, waits: Span| join.since.after(waits) < now;
+                (knows_time && long(now.min(world), JOIN_WAITS)) || long(now, JOIN_WAITS.times(2))
+            }
             _ => join.since.after(JOIN_KEPT) < now,
         };
         let gone: Vec<JoinId> = self

@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Context, Group, GroupError, Status, epoch::Epoch, note::Class, tree::Vote};
+use super::{
+    Context, Group, GroupError, Status, epoch::Epoch, note::Class, rejoin::REPAIR_AFTER, tree::Vote,
+};
 use crate::{
     id::{EpochId, MemberId},
     profile::{Kind, Output},
@@ -88,14 +90,18 @@ impl Group {
                 self.let_count(earlier, since, last, context)?;
             }
             let span = passed(last, now);
-            self.shift(|time| time.after(span).min(now), context)?;
+            let before = now.before(Span::from_ms(1)); // What comes in this step is new.
+            self.shift(|time| time.after(span).min(before), context)?;
             self.tip_since = now;
             let at = now;
             self.recovery.leap = Some(Leap { at, span, since });
+            self.recovery.told = None;
             self.persist_record(context)?;
         }
         if let Some(leap) = self.recovery.leap {
-            let told = context.told.filter(|_| self.in_touch());
+            let in_touch = |since: Time| since.after(REPAIR_AFTER) <= now;
+            let in_touch = self.in_touch() && self.recovery.reached().is_some_and(in_touch);
+            let told = context.told.filter(|_| in_touch);
             let known = told.is_some() && leap.since.is_some();
             let waits = if known { LEAP_WAITS } else { LEAP_WAITS_ALONE };
             if leap.at.after(waits) <= now {
@@ -104,7 +110,8 @@ impl Group {
                 self.let_count(leap, told, now, context)?;
             }
         }
-        if noted.is_none_or(|noted| noted > now || noted.after(ON_NOTED) <= now) {
+        let news = self.recovery.told.is_none() && context.told.is_some();
+        if news || noted.is_none_or(|noted| noted > now || noted.after(ON_NOTED) <= now) {
             self.recovery.on = Some(now);
             if let Some(told) = context.told {
                 self.recovery.told = Some((now, told));
@@ -129,11 +136,7 @@ impl Group {
         });
         let counts = shown.unwrap_or(AGED_AT_ONCE).min(span);
         let aged = |time: Time| {
-            if time <= at {
-                time.before(counts)
-            } else {
-                time
-            }
+            if time < at { time.before(counts) } else { time }
         };
         self.shift(aged, context)
     }

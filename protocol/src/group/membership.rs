@@ -334,7 +334,8 @@ impl Group {
         let heard = self.farewell_heard().into_iter();
         let heard = heard.fold(self.tip_since, Time::max);
         // Others may stand elsewhere: who has to come from there needs somebody to ask.
-        let lately = |asked: Time| asked.after(ASK_AGAIN) > now;
+        let reached = self.recovery.reached().unwrap_or(now);
+        let lately = |asked: Time| asked.max(reached).after(ASK_AGAIN) > now;
         let asks = self.recovery.asked_at().is_some_and(lately);
         let lingers = if asks {
             RELEASE_WAITS
@@ -466,6 +467,7 @@ impl Group {
         if self.requests.is_empty() {
             return Ok(None);
         }
+        self.send_unsent(context)?; // An invite counts from the epoch in which it is announced.
         let now = context.now;
         let delay = RANK_DELAY.times(rank as u64);
         let welcome = MEMBER_BYTES * (self.roster().len() + MAX_ADDS);
@@ -716,6 +718,15 @@ impl Group {
             Some(announced.uses.saturating_sub(admitted_by(invite, since)))
         });
         left.min().unwrap_or(0)
+    }
+
+    /// Whether somebody has come in by the invite that this announces: whoever heard it only now would
+    /// take all of its uses to be left.
+    pub(super) fn is_spent(&self, body: &Body) -> bool {
+        match body {
+            Body::Invite { seed, .. } => self.used(&InviteKeys::new(seed).id()) > 0,
+            _ => false,
+        }
     }
 
     /// The epochs of the path after the last one that an epoch descends from; `None` if it descends

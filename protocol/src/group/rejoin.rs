@@ -266,8 +266,8 @@ impl Recovery {
     }
 
     pub(super) fn set_clock_back(&mut self, now: Time) {
-        self.leap = None; // It did not pass.
-        self.told = None;
+        self.leap = self.leap.filter(|leap| leap.at <= now);
+        self.told = self.told.filter(|(own, _)| *own <= now);
         let times = [
             &mut self.back,
             &mut self.touched,
@@ -834,7 +834,7 @@ impl Group {
         let ended = self.tree.path().find(next).map(|child| child.meta.made);
         // What is from before this device was off for long is as old as that.
         let leap = self.recovery.leap.map(|leap| leap.at);
-        let lately = |ended: Time| ended.after(ASK_AGAIN) > now && Some(ended) > leap;
+        let lately = |ended: Time| ended.after(ASK_AGAIN) > now && Some(ended) >= leap;
         self.tree.is_on_path(tip) && ended.is_none_or(lately)
     }
 

@@ -20,18 +20,43 @@ use crate::{
 
 const NOW: Time = Time::from_ms(1_800_000_000_000);
 
-struct Person(Profile);
+/// Somebody's profile, and what it has on disk.
+struct Person(Profile, BTreeMap<(Kind, Vec<u8>), Zeroizing<Vec<u8>>>);
 
 impl Person {
     fn new() -> Self {
-        Self(Profile::new(RootSeed::generate(&mut OsRng)))
+        let profile = Profile::new(RootSeed::generate(&mut OsRng));
+        Self(profile, BTreeMap::new())
+    }
+
+    fn step(&mut self, input: Input, now: Time) -> Vec<Output> {
+        let outputs = self.0.handle(input, now, &mut OsRng);
+        for output in &outputs {
+            if let Output::Persist { kind, key, value } = output {
+                let key = (*kind, key.clone());
+                match value {
+                    Some(value) => self.1.insert(key, value.clone()),
+                    None => self.1.remove(&key),
+                };
+            }
+        }
+        outputs
+    }
+
+    fn restart(&mut self, now: Time) {
+        let records = self.1.iter();
+        let records = records.map(|((kind, key), value)| (*kind, key.clone(), value.clone()));
+        let records: Vec<_> = records.collect();
+        let (profile, _, damaged) = Profile::restore(self.0.seed.clone(), records, now);
+        assert_eq!(damaged, 0, "no record is damaged");
+        self.0 = profile;
     }
 
     fn at(&mut self, input: Input, now: Time) -> (Vec<Envelope>, Option<Result<Outcome, Error>>) {
         let (mut sent, mut done) = (Vec::new(), None);
         let mut inputs = vec![input];
         while let Some(input) = inputs.pop() {
-            for output in self.0.handle(input, now, &mut OsRng) {
+            for output in self.step(input, now) {
                 match output {
                     Output::Keep(envelope) => sent.push(envelope),
                     Output::Done(outcome) => done = Some(outcome),
@@ -54,10 +79,9 @@ impl Person {
         for watched in self.0.watched(now) {
             let topic = watched.routing.key().topic();
             let server_now = Some(shown);
-            self.0
-                .handle(Input::Synced { topic, server_now }, now, &mut OsRng);
+            self.step(Input::Synced { topic, server_now }, now);
         }
-        self.at(Input::Tick, now);
+        self.step(Input::Tick, now);
     }
 
     /// So many hours go by, one at a time.
@@ -288,6 +312,26 @@ fn an_invite_does_not_outlive_a_removal() {
     assert!(people[0].group(&group).invites()[0].revoked);
 }
 
+/// What is said while no mailbox is in reach is said in whatever epoch the device finds then: after
+/// somebody who asked meanwhile has come in.
+#[test]
+fn a_link_for_one_that_was_made_without_a_mailbox_admits_one() {
+    let (mut people, group, _) = group_of(&[]);
+    people[0].at(Input::Alone, NOW);
+    let (life, uses) = (Span::DAY, 1);
+    let invite = Command::NewInvite { group, life, uses };
+    let Ok(Outcome::Invited(_, link)) = people[0].command(invite).1 else {
+        panic!("an invite")
+    };
+    let link = link.to_string();
+    let ben = joins(&mut people, &link, "Ben");
+    assert!(!ben.0.groups.contains_key(&group));
+    people[0].is_told(NOW, NOW);
+    assert_eq!(people[0].group(&group).roster().len(), 2);
+    joins(&mut people, &link, "Chloe");
+    assert_eq!(people[0].group(&group).roster().len(), 2);
+}
+
 #[test]
 fn a_former_stewards_late_invite_admits_nobody() {
     let (mut people, group, _) = group_of(&["Ben"]);
@@ -377,16 +421,23 @@ fn keys_of_ended_epochs_go_after_a_week_without_any_commit() {
 /// others have sent meanwhile is here.
 #[test]
 fn what_passed_while_the_device_was_off_takes_keys_once_community_nodes_confirm_it() {
-    let hour = |hours: u64| Span::HOUR.times(hours);
+    let quarter = |hours: u64, quarters: u64| Span::SECOND.times(900 * (4 * hours + quarters));
     let later = NOW.after(Span::DAY.times(40));
-    for (shown, gone) in [(later, 1), (NOW, 0)] {
+    for (shown, gone, restarts) in [(later, 1, false), (later, 1, true), (NOW, 0, true)] {
         let (mut people, group, _) = group_of(&["Ben"]);
         let ana = &mut people[0];
         for hours in 0..3 {
-            ana.is_told(NOW.after(hour(hours)), NOW.after(hour(hours)));
+            let now = NOW.after(quarter(hours, 0));
+            ana.is_told(now, now);
         }
         for hours in 0..25 {
-            ana.is_told(shown.after(hour(hours)), later.after(hour(hours)));
+            if restarts {
+                ana.restart(later.after(quarter(hours, 0)));
+            }
+            for quarters in 0..3 {
+                let passed = quarter(hours, quarters);
+                ana.is_told(shown.after(passed), later.after(passed));
+            }
             let closed = ana.group(&group).closed_epochs();
             assert_eq!(closed, if hours < 24 { 0 } else { gone }, "{hours} hours");
         }

@@ -89,10 +89,11 @@ impl Ledger {
         }
     }
 
-    /// Promises nobody any more that they read what a node's member has said.
-    pub(super) fn retract(&mut self, author: usize) {
+    /// Promises nobody any more that they read what a node's member has said, in one group or in all.
+    pub(super) fn retract(&mut self, author: usize, by: Option<MemberId>) {
         let posts = self.posts.iter_mut();
-        for post in posts.filter(|post| post.author == author) {
+        let of = |post: &&mut Post| post.author == author && by.is_none_or(|by| by == post.by);
+        for post in posts.filter(of) {
             post.void = true;
         }
     }

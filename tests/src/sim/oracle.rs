@@ -310,9 +310,10 @@ impl World {
         // out of elsewhere, nobody can be the steward: they came in while the last ones went.
         let has_left = |id: &MemberId| {
             let left = |node: usize| {
-                let group = self.group(node, slot);
-                let goes = |group: &Group| group.is_leaving() || group.removal().is_some();
-                group.is_some_and(goes) || !self.has_record(node, id)
+                let leaves = self.group(node, slot).is_some_and(Group::is_leaving);
+                let mut commits = self.commits.keys();
+                let out = commits.any(|commit| self.removed_by(commit).contains(id));
+                leaves || !self.has_record(node, id) || out
             };
             members.len() == 1 && self.ledger.node_of(id).is_some_and(left)
         };
@@ -496,9 +497,12 @@ impl World {
             let roster = self.roster_of(epoch).map(|(roster, _)| roster);
             roster.is_none_or(|roster| me.is_some_and(|me| roster.contains(&me)))
         };
+        let log = self.group(node, post.slot).map(Group::log);
+        let log = log.unwrap_or_default();
+        let lost = |epoch: &EpochId| log.iter().all(|entry| entry.epoch != *epoch);
         let said = self.ledger.said.get(&post.by);
         let mut later = said.into_iter().flatten().filter(|(at, _)| *at > post.at);
-        later.any(|(_, epoch)| !there(epoch))
+        later.any(|(_, epoch)| lost(epoch) && !there(epoch))
     }
 
     /// Whether a member has come back with fresh keys.

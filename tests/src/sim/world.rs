@@ -1378,7 +1378,7 @@ impl World {
         };
         self.twins.insert(twin, node);
         self.dishonest.extend([node, twin]);
-        self.ledger.retract(node);
+        self.ledger.retract(node, None);
         self.start(twin);
     }
 
@@ -1640,7 +1640,7 @@ impl World {
     }
 
     /// Whom a commit takes out.
-    fn removed_by(&self, child: &EpochId) -> BTreeSet<MemberId> {
+    pub(super) fn removed_by(&self, child: &EpochId) -> BTreeSet<MemberId> {
         let Some(commit) = self.commits.get(child) else {
             return BTreeSet::new();
         };
@@ -1769,7 +1769,7 @@ impl World {
                     }
                     if self.watches[node].old_copy && self.pretends(node) {
                         // Its keys may have been used before, and what was said earlier hangs on it.
-                        self.ledger.retract(node);
+                        self.ledger.retract(node, me);
                     }
                 }
                 (Tapped::Message { .. }, None) => self.report.acks += 1,
