@@ -576,10 +576,11 @@ impl Group {
     /// whatever has not reached a mailbox for as long: one refuses an envelope of that age, and this
     /// device itself may have dropped it, if only because its clock was ahead for a moment. Whoever
     /// has one already knows it by its id. Only this device's clock is asked: another's could make
-    /// it repeat the past to newcomers.
+    /// it repeat the past to newcomers; and of what passed at one stroke only what community nodes
+    /// confirm, for the same reason.
     fn send_again(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
-        if !self.may_send() {
-            return Ok(());
+        if !self.may_send() || self.recovery.leap.is_some() {
+            return Ok(()); // What has passed is not known yet.
         }
         let left = if self.check_in().is_ok() {
             std::mem::take(&mut self.left)

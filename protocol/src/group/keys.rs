@@ -91,7 +91,7 @@ impl Group {
             }
             let span = passed(last, now);
             let before = now.before(Span::from_ms(1)); // What comes in this step is new.
-            self.shift(|time| time.after(span).min(before), context)?;
+            self.shift(|time| time.after(span).min(before), now, context)?;
             self.tip_since = now;
             let at = now;
             self.recovery.leap = Some(Leap { at, span, since });
@@ -138,13 +138,15 @@ impl Group {
         let aged = |time: Time| {
             if time < at { time.before(counts) } else { time }
         };
-        self.shift(aged, context)
+        self.shift(aged, at, context)
     }
 
-    /// Changes the age of all that is kept for some time.
+    /// Changes the age of all that is kept for some time, and of what this member has said and no
+    /// mailbox had by then.
     fn shift(
         &mut self,
         aged: impl Fn(Time) -> Time,
+        by_then: Time,
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
         for epoch in self.tree.epochs_mut() {
@@ -162,6 +164,20 @@ impl Group {
         if let Status::Leaving { since, .. } = &mut self.status {
             *since = aged(*since);
             self.persist_record(context)?;
+        }
+        let me = self.me();
+        let mut said = Vec::new();
+        for stored in self.events.values_mut() {
+            let late = stored
+                .confirmed
+                .is_none_or(|confirmed| confirmed >= by_then);
+            if stored.signed.author == me && late {
+                stored.received = aged(stored.received);
+                said.push(stored.signed.id);
+            }
+        }
+        for event in said {
+            self.persist_event(&event, context)?;
         }
         Ok(())
     }

@@ -75,13 +75,19 @@ impl Person {
     }
 
     /// A community node's clock shows this, and brings nothing new.
-    fn is_told(&mut self, shown: Time, now: Time) {
+    fn is_told(&mut self, shown: Time, now: Time) -> Vec<Envelope> {
+        let mut outputs = Vec::new();
         for watched in self.0.watched(now) {
             let topic = watched.routing.key().topic();
             let server_now = Some(shown);
-            self.step(Input::Synced { topic, server_now }, now);
+            outputs.extend(self.step(Input::Synced { topic, server_now }, now));
         }
-        self.step(Input::Tick, now);
+        outputs.extend(self.step(Input::Tick, now));
+        let sent = outputs.into_iter().filter_map(|output| match output {
+            Output::Keep(envelope) => Some(envelope),
+            _ => None,
+        });
+        sent.collect()
     }
 
     /// So many hours go by, one at a time.
@@ -475,6 +481,7 @@ fn a_post_that_was_held_back_for_days_is_sent_again_where_it_can_be_read() {
     };
     people[2].at(stored, NOW);
     people[1].receive(&in_time);
+    people[2].is_told(NOW, NOW);
     let offline = people[2].posts(group, "from the hills");
     // While Chloe is away the group goes on, and the others will drop the keys of the epoch that she
     // is in.
@@ -490,9 +497,14 @@ fn a_post_that_was_held_back_for_days_is_sent_again_where_it_can_be_read() {
     let later = NOW.after(Span::DAY.times(24));
     people[1].at(Input::Tick, later);
     assert_eq!(people[1].texts(&group), ["in time"]);
-    let mut again = Vec::new();
     for commit in commits {
-        again.extend(people[2].at(Input::Envelope(commit), later).0);
+        people[2].at(Input::Envelope(commit), later);
+    }
+    // A day later she knows how long that was.
+    let mut again = Vec::new();
+    for hours in 0..25 {
+        let now = later.after(Span::HOUR.times(hours));
+        again.extend(people[2].is_told(now, now));
     }
     people[1].receive(&again);
     assert_eq!(people[1].texts(&group), ["in time", "from the hills"]);

@@ -659,7 +659,7 @@ impl World {
                 if !fresh && !self.watches[node].old_copy && self.is_honest(node) {
                     self.fail(
                         FailureKind::Invariant,
-                        format!("node {node} shows an entry twice"),
+                        format!("node {node} shows {entry:?} of {group:?} twice"),
                     );
                 }
             }
