@@ -540,6 +540,11 @@ impl Profile {
             sound
         });
         profile.rebuild_topics(now);
+        let unsure = profile.groups.values().flat_map(Group::unsure);
+        for envelope in unsure.collect::<Vec<_>>() {
+            profile.note_made(envelope, 0);
+            profile.note_unsure(envelope, true); // Who knows what the clock did meanwhile.
+        }
         out.push(Output::Watching);
         let of_groups = profile.groups.values().flat_map(Group::complete_parts);
         let of_joins = profile
@@ -601,6 +606,9 @@ impl Profile {
                     self.seal_for_this_hour(envelope, &mut context);
                 }
             }
+            for group in self.groups.values_mut() {
+                let _ = group.be_sure(&mut context);
+            }
         }
         if world != supposed {
             context.out.push(Output::Watching); // Which invites are over is another question now.
@@ -638,18 +646,32 @@ impl Profile {
         {
             self.rebuild_topics(now);
         }
+        let mut unsure = Vec::new();
         for output in &context.out {
             if let Output::Keep(envelope) = output {
                 self.note_made(envelope.id(), 0);
                 if !self.knows_time() {
-                    self.unsure.push_back((envelope.id(), false));
-                    if self.unsure.len() > MAX_MADE {
-                        self.unsure.pop_front();
-                    }
+                    unsure.push((envelope.id(), envelope.topic()));
                 }
             }
         }
+        for (envelope, topic) in unsure {
+            self.note_unsure(envelope, false);
+            let route = self.topics.get(&topic).map(|(_, route)| *route);
+            if let Some(Route::Group(id)) = route
+                && let Some(group) = self.groups.get_mut(&id)
+            {
+                let _ = group.note_unsure(envelope, &mut context);
+            }
+        }
         context.out
+    }
+
+    fn note_unsure(&mut self, envelope: EnvelopeId, set: bool) {
+        self.unsure.push_back((envelope, set));
+        if self.unsure.len() > MAX_MADE {
+            self.unsure.pop_front();
+        }
     }
 
     fn note_made(&mut self, envelope: EnvelopeId, sealed_anew: u8) {

@@ -177,7 +177,12 @@ fn what_is_said_in_the_company_of_a_wrong_clock_only_is_not_lost() {
 /// A commit, which no event stands for.
 #[test]
 fn what_a_wrong_clock_makes_before_a_community_node_is_in_reach_is_not_lost() {
-    for (seed, ms) in [(545, -YEAR), (546, YEAR), (547, -YEAR), (548, YEAR)] {
+    for (seed, ms, restarts) in [
+        (545, -YEAR, false),
+        (546, YEAR, false),
+        (547, -YEAR, true),
+        (548, YEAR, true),
+    ] {
         let mut world = council(seed, 4, 1, 2);
         for node in [0, 1] {
             world.act(Action::Announce { node });
@@ -189,6 +194,10 @@ fn what_a_wrong_clock_makes_before_a_community_node_is_in_reach_is_not_lost() {
         world.act(Action::SetClock { node, ms });
         world.run_for(MINUTE.times(5));
         does(&mut world, 1, Deed::Promote(2));
+        world.run_for(MINUTE);
+        if restarts {
+            world.act(Action::Stop { node, down });
+        }
         world.run_for(HOUR);
         assert!(
             until(&mut world, SETTLED, |world| ranks(world, 3) == [0, 1, 2]),

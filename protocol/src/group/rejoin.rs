@@ -6,7 +6,10 @@
 //! open. The asker's external commit takes out their old leaf and brings a fresh one. Everybody is
 //! told: rejoining rests on the signature key alone.
 
-use std::{cmp::Ordering, collections::BTreeMap};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, VecDeque},
+};
 
 use openmls::prelude::{OpenMlsCrypto as _, OpenMlsProvider as _};
 use openmls_traits::types::HpkeCiphertext;
@@ -24,7 +27,7 @@ use crate::{
     codec,
     envelope::Envelope,
     event::Cut,
-    id::{AskId, EpochId, GroupId, MemberId},
+    id::{AskId, EnvelopeId, EpochId, GroupId, MemberId},
     parts::{self, Part},
     profile::{Notice, Output},
     time::{Span, Time},
@@ -69,6 +72,9 @@ pub const ANYONE_HELPS_AFTER: Span = Span::DAY;
 /// By how much the message numbers of a member who comes back jump: what the lost copy used
 /// beyond what anybody knows of is never used again.
 pub const NUMBER_JUMP: u64 = 1_000_000;
+
+/// Of how many envelopes a device remembers after a restart that they may bear a wrong hour.
+const MAX_UNSURE: usize = 256;
 
 const ASK_LABEL: &[u8] = b"kith ask v1";
 const ANSWER_LABEL: &[u8] = b"kith answer v1";
@@ -197,6 +203,8 @@ pub(crate) struct Recovery {
     pub(super) told: Option<(Time, Time)>,
     /// Time that passed at one stroke, until it counts.
     pub(super) leap: Option<Leap>,
+    /// What was sealed here before any community node had said what time it is, since one did last.
+    unsure: VecDeque<EnvelopeId>,
     /// Since when this device asks, and nobody has answered.
     asking: Option<Time>,
     /// Since when a mailbox is in reach without a break; not kept.
@@ -333,6 +341,33 @@ impl std::fmt::Debug for Recovery {
 }
 
 impl Group {
+    /// Notes what was sealed for an hour that no community node has confirmed.
+    pub(crate) fn note_unsure(
+        &mut self,
+        envelope: EnvelopeId,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        self.recovery.unsure.push_back(envelope);
+        if self.recovery.unsure.len() > MAX_UNSURE {
+            self.recovery.unsure.pop_front();
+        }
+        self.persist_record(context)
+    }
+
+    /// What was sealed for an hour that no community node had confirmed before the restart.
+    pub(crate) fn unsure(&self) -> impl Iterator<Item = EnvelopeId> {
+        self.recovery.unsure.iter().copied()
+    }
+
+    /// A community node has said what time it is.
+    pub(crate) fn be_sure(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
+        if self.recovery.unsure.is_empty() {
+            return Ok(());
+        }
+        self.recovery.unsure.clear();
+        self.persist_record(context)
+    }
+
     /// A commit arrived that starts where none can start any more: others may go another way.
     pub(super) fn meet_a_stranger(
         &mut self,
@@ -1114,6 +1149,7 @@ impl Group {
             on: self.recovery.on,
             told: self.recovery.told,
             leap: self.recovery.leap,
+            unsure: std::mem::take(&mut self.recovery.unsure),
             ..Recovery::default()
         };
         // What waits from before may still be read, if the commits come that it waits for.
