@@ -1152,9 +1152,12 @@ impl Group {
             unsure: std::mem::take(&mut self.recovery.unsure),
             ..Recovery::default()
         };
-        // What waits from before may still be read, if the commits come that it waits for.
+        // What waits from before may still be read, if the commits come that it waits for: this way
+        // back may lose. It waits anew, so that nobody is asked about it at once.
         let begins = epoch.meta.depth;
-        self.forget_waiting(|held| held.number >= begins, context);
+        for envelope in self.forget_waiting(|held| held.number >= begins, context) {
+            context.out.push(Output::Reopen(envelope));
+        }
         self.note_cuts(&cuts);
         self.tree.retire_roots();
         self.tree.add_root(epoch.id);
@@ -1201,7 +1204,11 @@ impl Group {
         removals.any(|other| other.meta.removed.iter().any(|member| is_in(&member.id)))
     }
 
-    fn forget_waiting(&mut self, gone: impl Fn(&Held) -> bool, context: &mut Context<'_>) {
+    fn forget_waiting(
+        &mut self,
+        gone: impl Fn(&Held) -> bool,
+        context: &mut Context<'_>,
+    ) -> Vec<EnvelopeId> {
         let mut forgotten = Vec::new();
         for waiting in self.waiting.values_mut() {
             forgotten.extend(
@@ -1214,9 +1221,10 @@ impl Group {
         }
         self.waiting.retain(|_, waiting| !waiting.is_empty());
         self.waiting_len -= forgotten.len();
-        for envelope in forgotten {
+        for envelope in &forgotten {
             context.persist(crate::profile::Kind::Waiting, envelope.as_bytes(), None);
         }
+        forgotten
     }
 
     /// Forgets envelopes that have waited too long for a commit.
