@@ -905,7 +905,8 @@ impl Group {
         let opened = node.decrypt(&self.id, mls);
         self.note_use(epoch);
         if let Err(GroupError::OwnMessage(seq)) = opened {
-            self.meet_oneself(&epoch, seq, context)?;
+            let new = seq > self.seq;
+            self.meet_oneself(&epoch, new, context)?;
         }
         let Opened {
             author,
@@ -972,8 +973,9 @@ impl Group {
         }
         let node = self.tree.get(&parent).ok_or(GroupError::Ours)?;
         let followed = follow(node, &self.id, mls, context.now);
-        if let Err(GroupError::OwnMessage(seq)) = followed {
-            self.meet_oneself(&parent, seq, context)?;
+        if let Err(GroupError::OwnMessage(_)) = followed {
+            // Each commit of this device's own is known, whatever number it has.
+            self.meet_oneself(&parent, true, context)?;
         }
         if matches!(followed, Err(GroupError::EpochClosed)) {
             self.meet_a_stranger(&parent, context)?;

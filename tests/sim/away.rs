@@ -359,6 +359,28 @@ fn a_disk_that_is_set_back_by_hours_or_weeks_comes_back_with_fresh_keys() {
 }
 
 #[test]
+fn a_steward_set_back_to_before_a_commit_who_makes_another_of_its_number_comes_back() {
+    // Which of the two commits wins is left to chance.
+    for seed in 700..708 {
+        let mut world = council(seed, 6, 2, 2);
+        part(&mut world, [0, 1, 2, 3, 6], MINUTE);
+        world.act(Action::CopyDisk { node: 0 });
+        does(&mut world, 0, Deed::Remove(5));
+        world.run_for(MINUTE);
+        world.act(Action::RestoreCopy { node: 0 });
+        part(&mut world, [0, 4, 7], SETTLED.times(2));
+        world.run_for(SETTLED);
+        does(&mut world, 0, Deed::Remove(5));
+        world.run_for(MINUTE);
+        assert!(!together(&world, [0, 1]));
+        world.run_for(MINUTE.times(4));
+        let soon = until(&mut world, SETTLED, |world| together(world, 0..5));
+        assert!(soon, "SEED={seed}");
+        holds(&mut world);
+    }
+}
+
+#[test]
 fn a_disk_set_back_to_before_the_person_was_in_joins_again() {
     let mut world = World::new(564, 5, 2);
     world.act(Action::CopyDisk { node: 4 });

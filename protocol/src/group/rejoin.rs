@@ -381,17 +381,17 @@ impl Group {
         Ok(())
     }
 
-    /// Something arrived that claims to be this member's own. If its number was never used here,
-    /// this device is an old copy, or a second one: it must not go on with the keys that it has.
+    /// Something arrived that claims to be this member's own. If it is new here, this device is an
+    /// old copy, or a second one: it must not go on with the keys that it has.
     pub(super) fn meet_oneself(
         &mut self,
         epoch: &EpochId,
-        seq: u64,
+        new: bool,
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
         let recent = |back: Time| back.after(REJOIN_PAUSE) > context.now;
         let history = self.tree.is_history(epoch);
-        if seq <= self.seq || history || self.recovery.back.is_some_and(recent) {
+        if !new || history || self.recovery.back.is_some_and(recent) {
             return Ok(());
         }
         if !self.recovery.old_copy {

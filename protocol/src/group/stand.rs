@@ -178,7 +178,7 @@ impl Group {
             return Err(GroupError::Outsider);
         }
         if steward == self.me() {
-            self.meet_oneself(&epoch, seq, context)?;
+            self.meet_oneself(&epoch, seq > self.seq, context)?;
             return Ok(Verdict::Known);
         }
         let news = self.tree.note_stand(steward, seq, epoch, context.now);
