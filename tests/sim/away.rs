@@ -566,6 +566,27 @@ fn the_only_steward_comes_back_from_an_old_disk_with_a_members_help() {
 }
 
 #[test]
+fn a_steward_comes_back_from_an_old_disk_though_one_whom_it_does_not_know_would_answer_first() {
+    let mut world = World::new(587, 3, 2);
+    gather(&mut world, 0, 0, 1..2);
+    appoint(&mut world, 0, 0, 1..2);
+    world.act(Action::CopyDisk { node: 0 });
+    join(&mut world, 2);
+    world.run_for(SETTLED);
+    does(&mut world, 0, Deed::Promote(2));
+    world.run_for(SETTLED);
+    does(&mut world, 0, Deed::Demote(1));
+    world.run_for(HOUR);
+    world.act(Action::RestoreCopy { node: 0 });
+    let back = until(&mut world, Span::DAY.times(2), |world| {
+        together(world, 0..3)
+    });
+    assert!(back);
+    holds(&mut world);
+    assert_eq!(ranks(&world, 1), [0, 2]);
+}
+
+#[test]
 fn who_came_back_with_fresh_keys_still_knows_the_log_of_before() {
     let mut world = council(590, 6, 2, 3);
     let log = |world: &World, node: usize| world.group(node, 0).expect("the group").log();

@@ -777,11 +777,32 @@ impl Group {
     }
 
     fn answer_due(&self, turn: usize, Waiting { ask, received, .. }: &Waiting) -> Time {
-        let due = received.after(RANK_DELAY.times(turn as u64));
+        let late = if self.is_known_to(ask) {
+            0
+        } else {
+            self.turns(ask.anyone)
+        };
+        let due = received.after(RANK_DELAY.times((turn + late) as u64));
         if !self.is_member(&ask.member) && !self.tree.contains(&ask.tip) {
             return due.after(REPAIR_AFTER); // What let them in may be on its way to here.
         }
         due
+    }
+
+    /// How many turns there are: of stewards or, if anybody may help, of members too.
+    fn turns(&self, anyone: bool) -> usize {
+        let stewards = self.policy().map_or(0, |policy| policy.stewards.len());
+        let members = self.roster().len().min(MAX_HELPERS);
+        stewards + if anyone { members } else { 0 }
+    }
+
+    /// Whether this member was one whose word the asker takes, where the asker stands. Who came in or
+    /// became a steward since lets the others go first, who would hold their peace once they have answered.
+    fn is_known_to(&self, ask: &Ask) -> bool {
+        let me = self.me();
+        self.tree.get(&ask.tip).is_some_and(|tip| {
+            tip.meta.policy.rank(&me).is_some() || (ask.anyone && !tip.removes(&me))
+        })
     }
 
     fn answer_ask(
