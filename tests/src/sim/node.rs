@@ -11,7 +11,6 @@ use std::{
 
 use kith_protocol::{
     envelope::Envelope,
-    group::Group,
     id::{EnvelopeId, EpochId, GroupId, JoinId, MemberId, TopicId},
     identity::RootSeed,
     mailbox::{self, Carrier, LinkId, Mailbox, Policy, Side, Source},
@@ -91,8 +90,8 @@ pub struct Machine {
     pub keys: BTreeMap<TopicId, RoutingKey>,
     /// Envelopes made in this turn, for the invariants.
     pub made: Vec<Made>,
-    /// Where the groups stood after each input of this turn.
-    pub visited: BTreeSet<EpochId>,
+    /// Where a group stood before and after each input of this turn that moved it.
+    pub moves: Vec<(Option<EpochId>, EpochId)>,
     /// Epochs that the node came to know in this turn, in order.
     pub learned: Vec<EpochId>,
     direct: BTreeMap<(GroupId, MemberId), Vec<String>>,
@@ -201,7 +200,7 @@ impl Node {
             keys: BTreeMap::new(),
             made: Vec::new(),
             learned: Vec::new(),
-            visited: BTreeSet::new(),
+            moves: Vec::new(),
             direct: BTreeMap::new(),
             listening: false,
             mailbox_timer: Some(Time::from_ms(0)),
@@ -433,14 +432,22 @@ impl Step<'_> {
         let Some(profile) = &mut self.machine.profile else {
             return;
         };
-        let groups: BTreeSet<GroupId> = profile.groups().map(Group::id).collect();
+        let tips = |profile: &Profile| -> BTreeMap<GroupId, EpochId> {
+            let groups = profile.groups();
+            groups.map(|group| (group.id(), group.epoch().0)).collect()
+        };
+        let groups = tips(profile);
         let outputs = profile.handle(input, self.now, self.dice);
-        let tips = profile.groups().map(|group| group.epoch().0);
-        self.machine.visited.extend(tips);
+        let moves = tips(profile).into_iter();
+        let moves = moves.map(|(group, tip)| (groups.get(&group).copied(), tip));
+        self.machine
+            .moves
+            .extend(moves.filter(|(before, tip)| *before != Some(*tip)));
         let parting = outputs.iter().find_map(|output| match output {
             profile::Output::Notify(Notice::Join { join }) => {
                 let (_, request) = profile.joins().find(|(id, _)| *id == join)?;
-                let again = matches!(&request.state, JoinState::Joined(id) if groups.contains(id));
+                let again =
+                    matches!(&request.state, JoinState::Joined(id) if groups.contains_key(id));
                 again.then_some(*join)
             }
             _ => None,

@@ -1553,8 +1553,10 @@ impl World {
                 self.count_reorg(node, before, tip);
             }
         }
-        if let Some(machine) = &mut self.nodes[node].machine {
-            stood.append(&mut machine.visited);
+        let machine = self.nodes[node].machine.as_mut();
+        let moves = machine.map_or(Vec::new(), |machine| std::mem::take(&mut machine.moves));
+        for (before, tip) in moves {
+            stood.extend(self.way(before, tip));
         }
         self.check_made(node, &stood);
     }
