@@ -993,9 +993,12 @@ impl Group {
                 Ok(())
             }
             // No proof, so who can still follow does not take it: a member could silence the only
-            // steward. An old copy depends on that member's word anyway, and asks on each day.
+            // steward. An old copy depends on that member's word anyway, and asks on each day. So
+            // does who came in where nobody else has ever been heard.
             Answer::Out { to: answered, seq }
-                if answered == to && helps && self.recovery.old_copy =>
+                if answered == to
+                    && helps
+                    && (self.recovery.old_copy || self.is_unheard(&signed.steward)) =>
             {
                 let inferred = true;
                 let out = said_by(signed.steward, seq, context);
@@ -1058,6 +1061,21 @@ impl Group {
         root.is_some_and(|root| {
             root.meta.policy.rank(steward).is_some() && !self.tree.is_upheld(root)
         })
+    }
+
+    /// Whether this member came in here, and nobody of the others is known to have said anything where
+    /// they stand, but for who says now that it is elsewhere.
+    fn is_unheard(&self, says: &MemberId) -> bool {
+        let root = self.tree.path().next();
+        let newcomer = root.is_some_and(|root| root.meta.committer != self.me());
+        let here = |id: &MemberId| {
+            let vote = self.tree.vote(id);
+            vote.is_some_and(|vote| self.tree.is_on_path(&vote.epoch))
+        };
+        let me = self.me();
+        let roster = self.roster().iter().map(|member| member.id);
+        let mut others = roster.filter(|id| *id != me && id != says);
+        newcomer && !others.any(|id| here(&id))
     }
 
     fn take_oneself_for_out(
@@ -1207,7 +1225,7 @@ impl Group {
         let root = self.tree.path().next();
         let settled = root.is_some_and(|root| self.tree.is_upheld(root));
         let settled = settled && !self.recovery.old_copy; // Which knows nothing of late.
-        if here || (settled && !self.is_steward(&by)) {
+        if here || (settled && !self.is_steward(&by) && !self.is_unheard(&by)) {
             self.recovery.forget_out();
             context.notify(Notice::Group { group: self.id });
             self.persist_record(context)?;
