@@ -635,6 +635,7 @@ fn the_documents_other_limits_are_those_in_the_sources() {
         "REJOIN_PAUSE",
         "MAX_SPEAKERS",
         "MAX_HELPERS",
+        "MAX_LATE_TURNS",
         "ANYONE_HELPS_AFTER",
         "MAX_ASKS",
         "HELP_KEPT",

@@ -381,6 +381,25 @@ fn a_steward_set_back_to_before_a_commit_who_makes_another_of_its_number_comes_b
 }
 
 #[test]
+fn a_removal_that_lost_with_its_steward_keeps_nobody_from_coming_back() {
+    let mut world = council(565, 6, 2, 2);
+    does(&mut world, 0, Deed::Demote(1));
+    does(&mut world, 1, Deed::Promote(2));
+    does(&mut world, 1, Deed::Remove(4));
+    world.run_for(SETTLED);
+    assert_eq!(ranks(&world, 3), [0]);
+    assert!(sees(&world, 3, 4), "the removal is void");
+    world.act(Action::CopyDisk { node: 3 });
+    post(&mut world, 3);
+    world.run_for(MINUTE);
+    world.act(Action::RestoreCopy { node: 3 });
+    let before = tip(&world, 0);
+    let back = until(&mut world, HOUR, |world| tip(world, 0) != before);
+    assert!(back && together(&world, 0..6));
+    holds(&mut world);
+}
+
+#[test]
 fn a_disk_set_back_to_before_the_person_was_in_joins_again() {
     let mut world = World::new(564, 5, 2);
     world.act(Action::CopyDisk { node: 4 });

@@ -67,6 +67,8 @@ pub const MAX_HELP_TOPICS: usize = 4;
 pub const MAX_LOST_TOPICS: usize = 4;
 /// How many members help a steward whom no other steward helps.
 pub const MAX_HELPERS: usize = 20;
+/// How many turns at most a steward lets pass for those whom the asker knows, unless anybody helps.
+pub const MAX_LATE_TURNS: usize = 9;
 /// How long a steward asks other stewards before taking the word of a member who is none.
 pub const ANYONE_HELPS_AFTER: Span = Span::DAY;
 /// By how much the message numbers of a member who comes back jump: what the lost copy used
@@ -789,11 +791,14 @@ impl Group {
         due
     }
 
-    /// How many turns there are: of stewards or, if anybody may help, of members too.
+    /// How many turns there are: of stewards or, if anybody may help, of members too. Not of so many
+    /// stewards that who asks gives up before.
     fn turns(&self, anyone: bool) -> usize {
         let stewards = self.policy().map_or(0, |policy| policy.stewards.len());
-        let members = self.roster().len().min(MAX_HELPERS);
-        stewards + if anyone { members } else { 0 }
+        match anyone {
+            true => stewards + self.roster().len().min(MAX_HELPERS),
+            false => stewards.min(MAX_LATE_TURNS),
+        }
     }
 
     /// Whether this member was one whose word the asker takes, where the asker stands. Who came in or
@@ -978,6 +983,7 @@ impl Group {
         let steward = self.is_steward(&signed.steward);
         let helps = steward || (asked.anyone && self.is_member(&signed.steward));
         match codec::decode(&signed.answer).map_err(|_| GroupError::Malformed)? {
+            Answer::Out { seq, .. } if seq > super::MAX_ORDER => Err(GroupError::Malformed),
             Answer::Out { to: answered, seq } if answered == to && steward => {
                 self.take_oneself_for_out(said_by(signed.steward, seq, context), context)
             }
@@ -994,10 +1000,11 @@ impl Group {
             }
             // No proof, so who can still follow does not take it: a member could silence the only
             // steward. An old copy depends on that member's word anyway, and asks on each day. So
-            // does who came in where nobody else has ever been heard.
+            // does who came in where nobody else stands.
             Answer::Out { to: answered, seq }
                 if answered == to
                     && helps
+                    && !self.is_here_since(&signed.steward, seq)
                     && (self.recovery.old_copy || self.is_unheard(&signed.steward)) =>
             {
                 let inferred = true;
@@ -1063,19 +1070,23 @@ impl Group {
         })
     }
 
-    /// Whether this member came in here, and nobody of the others is known to have said anything where
-    /// they stand, but for who says now that it is elsewhere.
+    /// Whether this member came in by a commit that the stewards of then are not known to stand for,
+    /// and nobody else who is in stands here, but for who says now that it is elsewhere.
     fn is_unheard(&self, says: &MemberId) -> bool {
-        let root = self.tree.path().next();
-        let newcomer = root.is_some_and(|root| root.meta.committer != self.me());
-        let here = |id: &MemberId| {
-            let vote = self.tree.vote(id);
-            vote.is_some_and(|vote| self.tree.is_on_path(&vote.epoch))
-        };
         let me = self.me();
+        let root = self.tree.path().next();
+        let doubtful =
+            root.is_some_and(|root| root.meta.committer != me && !self.tree.is_upheld(root));
         let roster = self.roster().iter().map(|member| member.id);
-        let mut others = roster.filter(|id| *id != me && id != says);
-        newcomer && !others.any(|id| here(&id))
+        let others = roster.filter(|id| *id != me && id != says);
+        let mut votes = others.filter_map(|id| self.tree.vote(&id));
+        doubtful && !votes.any(|vote| self.tree.is_on_path(&vote.epoch))
+    }
+
+    /// Whether somebody stands here by a message after the one of this number.
+    fn is_here_since(&self, member: &MemberId, seq: u64) -> bool {
+        let vote = self.tree.vote(member);
+        vote.is_some_and(|vote| vote.seq > seq && self.tree.is_on_path(&vote.epoch))
     }
 
     fn take_oneself_for_out(
@@ -1083,8 +1094,8 @@ impl Group {
         out: Out,
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
-        self.recovery.asked = None;
         if !out.inferred {
+            self.recovery.asked = None; // Or else an answer may come that knows better.
             self.recovery.asking = None;
         }
         self.recovery.said_out = None;
@@ -1217,15 +1228,20 @@ impl Group {
     /// Believes to be in again once who said otherwise is seen to stand here, or the stewards of
     /// where this newcomer came in stand for it.
     pub(super) fn reconsider(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
-        let Some(Out { by, seq, .. }) = self.recovery.out else {
+        let Some(Out {
+            by, seq, inferred, ..
+        }) = self.recovery.out
+        else {
             return Ok(());
         };
-        let vote = self.tree.vote(&by);
-        let here = vote.is_some_and(|vote| vote.seq > seq && self.tree.is_on_path(&vote.epoch));
+        let here = self.is_here_since(&by, seq);
         let root = self.tree.path().next();
         let settled = root.is_some_and(|root| self.tree.is_upheld(root));
-        let settled = settled && !self.recovery.old_copy; // Which knows nothing of late.
-        if here || (settled && !self.is_steward(&by) && !self.is_unheard(&by)) {
+        let by_hearsay = inferred && self.tree.stray(&by).is_none();
+        let believed = self.is_steward(&by)
+            || self.recovery.old_copy // Which knows nothing of late.
+            || if by_hearsay { self.is_unheard(&by) } else { !settled };
+        if here || !believed {
             self.recovery.forget_out();
             context.notify(Notice::Group { group: self.id });
             self.persist_record(context)?;
@@ -1233,13 +1249,13 @@ impl Group {
         Ok(())
     }
 
-    /// Tells whether somebody is in an epoch whose removal this member knows.
+    /// Tells whether somebody is in an epoch whose removal this member knows. One by who is no steward
+    /// there is void there, as on any path.
     fn knows_removed_in(&self, epoch: &Epoch) -> bool {
-        let is_in = |id: &MemberId| epoch.meta.roster.iter().any(|member| member.id == *id);
-        let mut removals = self
-            .tree
-            .epochs()
-            .filter(|other| is_in(&other.meta.committer));
+        let (policy, roster) = (&epoch.meta.policy, &epoch.meta.roster);
+        let is_in = |id: &MemberId| roster.iter().any(|member| member.id == *id);
+        let valid = |other: &&Epoch| policy.rank(&other.meta.committer).is_some();
+        let mut removals = self.tree.epochs().filter(valid);
         removals.any(|other| other.meta.removed.iter().any(|member| is_in(&member.id)))
     }
 

@@ -709,6 +709,26 @@ fn a_member_cannot_tell_the_only_steward_that_they_are_out() {
 }
 
 #[test]
+fn a_member_cannot_tell_the_only_steward_whom_another_let_in_that_they_are_out() {
+    let (mut people, group, _) = group_of(&["Ben", "Chloe"]);
+    let member = people[1].group(&group).me();
+    let promoted = people[0].command(Command::Promote { group, member }).0;
+    people[1].receive(&promoted);
+    people[2].receive(&promoted);
+    let farewell = people[0].command(Command::Leave { group }).0;
+    let gone = people[1].receive(&farewell);
+    people[2].receive(&gone);
+    assert_eq!(people[1].group(&group).roster().len(), 2);
+    let help = people[1].group(&group).routings()[0].help().key();
+    let ask = people[1].command(Command::Repair { group }).0;
+    let question = ask.iter().find_map(|ask| ask.open(&help).ok()).unwrap();
+    let answer = people[2].group(&group).says_out(&question);
+    let answer = Envelope::seal(&help, NOW.bucket(), &answer, &mut OsRng).unwrap();
+    people[1].receive(&[answer]);
+    assert!(people[1].group(&group).removal().is_none());
+}
+
+#[test]
 fn damaged_contents_on_help_and_inbox_topics_do_nothing() {
     let (mut people, group, link) = group_of(&["Ben"]);
     let help = people[1].group(&group).routings()[0].help();
