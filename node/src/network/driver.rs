@@ -422,12 +422,15 @@ impl Driver {
 
     /// Connects anew: the machine slept, and no connection can be trusted.
     fn wake_up(&mut self) {
-        tracing::info!("the machine slept; connecting anew");
-        let peers: Vec<PeerId> = self.connections.keys().copied().collect();
-        for peer in peers {
-            let _ = self.swarm.disconnect_peer_id(peer);
+        let of = |(peer, all): (&PeerId, &Vec<Connection>)| -> Vec<_> {
+            all.iter().map(|c| (*peer, c.id)).collect()
+        };
+        let all: Vec<_> = self.connections.iter().flat_map(of).collect();
+        for (peer, id) in all {
+            self.drop_dead(peer, id);
         }
         self.hurry();
+        tracing::info!("the machine slept; connecting anew");
     }
 
     /// Tries all that waits at once.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use libp2p::{Multiaddr, PeerId, core::transport::ListenerId, multiaddr::Protocol};
 use tokio::time::Instant;
 
-use super::{Driver, QUIC_RETRY, reason_of};
+use super::{Connection, Driver, QUIC_RETRY, reason_of};
 use crate::network::{
     Reach, address,
     keep::{Phase, chance},
@@ -39,10 +39,17 @@ impl Driver {
         self.tell_circuits();
     }
 
-    /// Whether a community node can be asked for a place: it knows us, by our mailbox link.
+    /// Whether a community node can be asked for a place: it knows us, by our mailbox link, and there is a
+    /// connection to ask on, which ends before the link does.
     pub(super) fn can_reserve(&self, peer: PeerId) -> bool {
         let phase = self.kept.get(&peer).map(|kept| &kept.phase);
-        matches!(phase, Some(Phase::Up { .. }))
+        matches!(phase, Some(Phase::Up { .. })) && self.to_reserve_on(peer).is_some()
+    }
+
+    /// Of several the library takes the oldest.
+    fn to_reserve_on(&self, peer: PeerId) -> Option<&Connection> {
+        let mut all = self.connections.get(&peer)?.iter();
+        all.find(|connection| connection.path != Path::Circuit)
     }
 
     pub(super) fn try_reservations(&mut self, now: Instant) {
@@ -65,9 +72,7 @@ impl Driver {
     }
 
     pub(super) fn reserve(&mut self, peer: PeerId, now: Instant) {
-        // Of several the library takes the oldest.
-        let mut direct = self.connections.get(&peer).into_iter().flatten();
-        let Some(oldest) = direct.find(|c| c.path != Path::Circuit) else {
+        let Some(oldest) = self.to_reserve_on(peer) else {
             return;
         };
         let (connection, address) = (oldest.id, address::circuit_through(&oldest.remote, peer));

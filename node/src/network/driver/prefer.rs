@@ -20,6 +20,20 @@ use crate::network::{
     swarm::MAX_CONNECTIONS_PER_PEER,
 };
 
+/// Whether of two connections that were made at one moment this is the one to end. Both ends agree: the
+/// one by the smaller peer stays or, if one peer made both, as can happen when it punches a hole, the one
+/// that it made last; only that peer ends the other, since it knows which that is.
+fn yields(one: &Connection, other: &Connection, we_are_smaller: bool) -> bool {
+    let apart = one.since.max(other.since) - one.since.min(other.since);
+    let at_once = one.id != other.id && one.path == other.path && apart < AT_ONE_MOMENT;
+    at_once
+        && if one.by_smaller == other.by_smaller {
+            one.by_smaller == we_are_smaller && (one.since, one.id) < (other.since, other.id)
+        } else {
+            other.by_smaller
+        }
+}
+
 impl Driver {
     /// Tries peers that are connected by a circuit only at the direct addresses that they named.
     pub(super) fn try_better(&mut self, now: Instant) {
@@ -83,16 +97,12 @@ impl Driver {
             .max_by_key(|c| (self.worth(peer, c), !self.is_double(peer, c)))
     }
 
-    /// Whether two members made a connection each at one moment, and this is the one to end. Not if one
+    /// Whether members have made two connections at one moment, and this is the one to end. Not if one
     /// is older: it may be dead, and nobody have noticed yet.
     pub(super) fn is_double(&self, peer: PeerId, one: &Connection) -> bool {
+        let we_are_smaller = *self.swarm.local_peer_id() < peer;
         let mut all = self.connections.get(&peer).into_iter().flatten();
-        self.taste(peer) == Taste::Tcp
-            && !one.by_smaller
-            && all.any(|other| {
-                let apart = one.since.max(other.since) - one.since.min(other.since);
-                other.by_smaller && other.path == one.path && apart < AT_ONE_MOMENT
-            })
+        self.taste(peer) == Taste::Tcp && all.any(|other| yields(one, other, we_are_smaller))
     }
 
     /// How much a connection is worth. One that a community node made serves to find out whether we can
@@ -190,5 +200,52 @@ impl Driver {
         if leaving && !self.links.values().any(|live| live.connection == id) {
             self.swarm.close_connection(id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WE_ARE_SMALLER: bool = true;
+
+    fn connection(id: usize, since: Instant, by_smaller: bool) -> Connection {
+        Connection {
+            id: ConnectionId::new_unchecked(id),
+            dialed: None,
+            path: Path::Quic,
+            theirs: by_smaller != WE_ARE_SMALLER,
+            remote: Multiaddr::empty(),
+            since,
+            by_smaller,
+            leaving: false,
+        }
+    }
+
+    #[test]
+    fn of_two_connections_of_one_moment_one_is_ended_and_one_stays() {
+        let now = Instant::now();
+        let soon = now + Duration::from_millis(50);
+        for (first, second) in [(true, true), (true, false), (false, true), (false, false)] {
+            let (first, second) = (connection(1, now, first), connection(2, soon, second));
+            let ended = |we_are_smaller| {
+                let pairs = [(&first, &second), (&second, &first)];
+                pairs.map(|(one, other)| yields(one, other, we_are_smaller))
+            };
+            let (here, there) = (ended(WE_ARE_SMALLER), ended(!WE_ARE_SMALLER));
+            let either = [here[0] || there[0], here[1] || there[1]];
+            assert_eq!(either.iter().filter(|ended| **ended).count(), 1);
+        }
+    }
+
+    #[test]
+    fn an_older_connection_is_no_double_and_neither_is_one_itself() {
+        let now = Instant::now();
+        let (old, new) = (
+            connection(1, now, true),
+            connection(2, now + AT_ONE_MOMENT, true),
+        );
+        assert!(!yields(&old, &new, WE_ARE_SMALLER) && !yields(&new, &old, WE_ARE_SMALLER));
+        assert!(!yields(&new, &new, WE_ARE_SMALLER));
     }
 }
