@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use crate::clocks::Clocks;
 use crate::halves::{Half, Place};
 use crate::kith::{Group, Joined, Kith, Output, Refusal};
-use crate::wait::{UNTIL_READY, UNTIL_STOPPED, wait_explained, wait_until};
+use crate::wait::{UNTIL_DELIVERED, UNTIL_READY, UNTIL_STOPPED, wait_explained, wait_until};
 
 /// The line on standard output that says that a node serves.
 const READY: &str = "ready";
@@ -177,6 +177,10 @@ impl Background {
         };
         let mut command = home.kith().command(arguments);
         command.envs(clocks.into_iter().flat_map(Clocks::environment));
+        if clocks.is_some() {
+            // Whether it notices what its clocks did is only to be read there.
+            command.env("KITH_LOG", "info");
+        }
         command.stdout(Stdio::from(append(&home.stdout())));
         command.stderr(Stdio::from(append(&home.stderr())));
         let child = command
@@ -322,6 +326,16 @@ impl Node {
         clocks.expect("its clock was behind").sleep(SLEEP);
         let running = self.running.as_ref();
         running.expect("who wakes is there").signal("CONT");
+    }
+
+    /// Waits until the process has noticed each of its sleeps, and connects anew. Until then links that are dead may
+    /// look alive at both ends.
+    pub fn has_noticed(&self, sleeps: usize) {
+        wait_explained("the sleep is noticed", UNTIL_DELIVERED, || {
+            let log = fs::read_to_string(self.home.stderr()).unwrap();
+            let noticed = log.matches("the machine slept").count();
+            (noticed >= sleeps).then_some(()).ok_or(log)
+        });
     }
 
     /// Tells whether the process was started, and not stopped or killed since.
