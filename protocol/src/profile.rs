@@ -1254,29 +1254,26 @@ impl Profile {
                 parting,
             });
         }
+        // A mailbox follows so many topics and no more: last come those on which the fewest ask.
+        let (mut inboxes, mut help) = (Vec::new(), Vec::new());
         for group in self.groups.values() {
             let (community, parting) = (group.community(), group.parting(now));
-            for routing in group.routings() {
-                watched.push(Watched {
-                    routing,
-                    group: Some(group.id()),
-                    community: community.clone(),
-                    parting: parting.clone(),
-                });
-            }
-            for routing in group
-                .inboxes(world)
-                .into_iter()
-                .chain(group.watched_help(now))
-            {
-                watched.push(Watched {
-                    routing,
-                    group: None,
-                    community: community.clone(),
-                    parting: parting.clone(),
-                });
-            }
+            let on = |routing: RoutingSecret, group: Option<GroupId>| Watched {
+                routing,
+                group,
+                community: community.clone(),
+                parting: parting.clone(),
+            };
+            let routings = group.routings().into_iter();
+            watched.extend(routings.map(|routing| on(routing, Some(group.id()))));
+            let invited = group.inboxes(world).into_iter();
+            inboxes.extend(invited.map(|routing| on(routing, None)));
+            let asked = group.watched_help(now).into_iter().enumerate();
+            help.extend(asked.map(|(place, routing)| (place, on(routing, None))));
         }
+        help.sort_by_key(|(place, _)| *place);
+        watched.extend(inboxes);
+        watched.extend(help.into_iter().map(|(_, watched)| watched));
         watched
     }
 

@@ -640,6 +640,7 @@ fn the_documents_other_limits_are_those_in_the_sources() {
         "MAX_ASKS",
         "HELP_KEPT",
         "MAX_HELP_TOPICS",
+        "MAX_HEARD_TOPICS",
         "NUMBER_JUMP",
     ] {
         let begin = format!("const {limit}: ");

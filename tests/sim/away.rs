@@ -381,6 +381,24 @@ fn a_steward_set_back_to_before_a_commit_who_makes_another_of_its_number_comes_b
 }
 
 #[test]
+fn who_comes_back_from_before_many_removals_is_heard() {
+    let mut world = council(566, 13, 2, 2);
+    let back = 1;
+    world.act(Action::CopyDisk { node: back });
+    // What they made themselves they cannot follow, nor anything after it.
+    does(&mut world, back, Deed::Promote(2));
+    world.run_for(SETTLED);
+    for gone in 4..12 {
+        does(&mut world, 0, Deed::Remove(gone));
+        world.run_for(MINUTE);
+    }
+    world.act(Action::RestoreCopy { node: back });
+    let back = until(&mut world, HOUR, |world| together(world, [0, 1, 2, 3, 12]));
+    assert!(back);
+    holds(&mut world);
+}
+
+#[test]
 fn a_removal_that_lost_with_its_steward_keeps_nobody_from_coming_back() {
     let mut world = council(565, 6, 2, 2);
     does(&mut world, 0, Deed::Demote(1));

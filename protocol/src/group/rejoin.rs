@@ -60,8 +60,11 @@ pub const REJOIN_PAUSE: Span = Span::DAY;
 pub const MAX_ASKS: usize = 64;
 /// How long a group's former topics' help topics are listened to.
 pub const HELP_KEPT: Span = Span::DAY.times(90);
-/// To how many former topics a question is sent, and how many are listened to.
+/// To how many topics a question is sent: the group's latest, as far as the asker knows.
 pub const MAX_HELP_TOPICS: usize = 4;
+/// How many of the group's topics, latest first, are listened to by who helps: those who ask may have
+/// missed as many removals.
+pub const MAX_HEARD_TOPICS: usize = 16;
 /// How many topics of branches that lost stewards listen to as well: who was let in there does not
 /// know the others.
 pub const MAX_LOST_TOPICS: usize = 4;
@@ -625,23 +628,23 @@ impl Group {
         context.notify(Notice::Group { group: self.id });
         let help = codec::encode(&Help::Ask { ask, signature }).map_err(|_| GroupError::Ours)?;
         context.out.push(Output::Watching);
-        for topic in self.help_topics(context.now) {
+        for topic in self.help_topics(MAX_HELP_TOPICS, context.now) {
             let envelope = Envelope::seal(&topic.key(), context.hour, &help, &mut context.rng)?;
             context.out.push(Output::Keep(envelope));
         }
         Ok(())
     }
 
-    /// The topics on which this member asks or is asked: one beside each of the latest topics of
-    /// the group.
-    pub(crate) fn help_topics(&self, now: Time) -> Vec<RoutingSecret> {
+    /// The topics on which this member asks or is asked: one beside each of so many of the latest topics
+    /// of the group.
+    pub(crate) fn help_topics(&self, most: usize, now: Time) -> Vec<RoutingSecret> {
         let mut topics: Vec<RoutingSecret> = Vec::new();
         let path: Vec<&Epoch> = self.tree.path().collect();
         let mut end = None;
         for epoch in path.iter().rev() {
             let kept = end.is_none_or(|end: Time| end.after(HELP_KEPT) > now);
             let help = epoch.meta.routing.help();
-            if kept && !topics.contains(&help) && topics.len() < MAX_HELP_TOPICS {
+            if kept && !topics.contains(&help) && topics.len() < most {
                 topics.push(help);
             }
             end = Some(epoch.meta.made);
@@ -649,19 +652,21 @@ impl Group {
         topics
     }
 
-    /// The help topics that this member listens to: others' while they help, their own while they
-    /// ask.
+    /// The help topics that this member listens to, the most needed first: others' while they help, their
+    /// own while they ask.
     pub(crate) fn watched_help(&self, now: Time) -> Vec<RoutingSecret> {
         let out = self.removal().is_some() && !self.recovery.infers_out();
         let asks = self.recovery.asked.is_some() && !out;
         let helps = self.help_turn().is_some();
-        let mut topics = Vec::new();
-        if helps || asks {
-            topics = self.help_topics(now);
+        if !helps {
+            let most = if asks { MAX_HELP_TOPICS } else { 0 };
+            return self.help_topics(most, now);
         }
-        if helps {
-            topics.extend(self.lost_help_topics(now, &topics));
-        }
+        let mut topics = self.help_topics(MAX_HEARD_TOPICS, now);
+        let mut older = topics.split_off(topics.len().min(MAX_HELP_TOPICS));
+        topics.extend(self.lost_help_topics(now, &topics));
+        older.retain(|topic| !topics.contains(topic));
+        topics.append(&mut older);
         topics
     }
 
