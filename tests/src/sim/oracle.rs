@@ -144,6 +144,12 @@ impl World {
                 continue;
             }
             let governed = self.has_honest_steward(slot, &members);
+            // Where nobody governs any more, who came in as the last stewards left may be alone.
+            let stands = |node: &usize| governed || self.is_settled(*node, slot);
+            let members: Vec<usize> = members.into_iter().filter(stands).collect();
+            if members.is_empty() {
+                continue;
+            }
             let mut say = |kind, text: String| {
                 let at = self.now;
                 let text = format!("group {slot}: {text}");
@@ -234,18 +240,13 @@ impl World {
         }
     }
 
-    /// Whether one of the stewards is a member who is there; if not, because all of them cheat or
-    /// have gone for ever, nobody can change who is in. Anything else leaves a group ungoverned.
+    /// Whether somebody is there who is a steward where they stand; if not, because all of them cheat
+    /// or have gone for ever, nobody can change who is in. Anything else leaves a group ungoverned.
     fn has_honest_steward(&self, slot: usize, members: &[usize]) -> bool {
         members.iter().any(|node| {
             let group = self.group(*node, slot);
-            let policy = group.and_then(Group::policy);
-            let stewards = policy.map(|policy| policy.stewards.as_slice());
-            let present = |steward: &MemberId| {
-                let node = self.ledger.node_of(steward);
-                node.is_some_and(|node| members.contains(&node))
-            };
-            stewards.unwrap_or_default().iter().any(present)
+            let policy = group.and_then(|group| Some((group.me(), group.policy()?)));
+            policy.is_some_and(|(me, policy)| policy.stewards.contains(&me))
         })
     }
 
@@ -253,6 +254,11 @@ impl World {
     fn is_lost(&self, node: usize, slot: usize) -> bool {
         let problems = self.group(node, slot).map(Group::problems);
         problems.is_some_and(|problems| problems.contains(&Problem::OldCopy))
+    }
+
+    fn is_settled(&self, node: usize, slot: usize) -> bool {
+        let group = self.group(node, slot);
+        group.is_some_and(|group| group.settling().settled)
     }
 
     /// Whether somebody is there who can bring back this member, who lost their keys: a steward whom
