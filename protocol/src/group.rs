@@ -561,6 +561,7 @@ impl Group {
         let tip = self.tip_epoch()?;
         let epoch = tip.id;
         let mls = tip.encrypt(&self.id, &self.key, seq, content)?;
+        tip.note_own(seq, &mls)?;
         self.note_use(epoch);
         self.persist_ratchet(&epoch, context)?;
         let routing = self.tip_epoch()?.meta.routing.clone();
@@ -569,6 +570,41 @@ impl Group {
         let envelope = sealed.into_iter().next().ok_or(GroupError::Ours)?;
         self.tree.note_vote(self.me(), seq, epoch);
         Ok((seq, envelope))
+    }
+
+    /// Takes back what this device sent since another copy of it sent a message of this number: the two
+    /// used the same keys, and others open whichever came first. It waits to be sent anew.
+    fn say_again(
+        &mut self,
+        epoch: &EpochId,
+        seq: u64,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        let me = self.me();
+        let spoilt = |stored: &&StoredEvent| {
+            let SignedEvent {
+                id,
+                author,
+                seq: at,
+                ..
+            } = &stored.signed;
+            *author == me && stored.sent_in == *epoch && *at >= seq && !self.resent.contains(id)
+        };
+        let spoilt = self.events.values().filter(spoilt);
+        let spoilt: Vec<(u64, EventId)> = spoilt
+            .filter(|stored| stored.envelope.is_some())
+            .map(|stored| (stored.signed.event.order, stored.signed.id))
+            .collect();
+        for (order, id) in spoilt {
+            if let Some(stored) = self.events.get_mut(&id) {
+                stored.envelope = None;
+            }
+            self.sent.retain(|_, sent| *sent != id);
+            self.resent.insert(id);
+            self.unsent.insert((order, id));
+            self.persist_event(&id, context)?;
+        }
+        Ok(())
     }
 
     /// Sends again, in the tip, the posts of the epoch that ended which took long to reach a
@@ -903,10 +939,14 @@ impl Group {
     ) -> Result<Verdict, GroupError> {
         let node = self.tree.get(&epoch).ok_or(GroupError::Ours)?;
         let opened = node.decrypt(&self.id, mls);
+        let other = match opened {
+            Err(GroupError::OwnMessage(seq)) if node.is_of_another_copy(seq, mls)? => Some(seq),
+            _ => None,
+        };
         self.note_use(epoch);
-        if let Err(GroupError::OwnMessage(seq)) = opened {
-            let new = seq > self.seq;
-            self.meet_oneself(&epoch, new, context)?;
+        if let Some(seq) = other {
+            self.say_again(&epoch, seq, context)?;
+            self.meet_oneself(&epoch, true, context)?;
         }
         let Opened {
             author,

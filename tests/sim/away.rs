@@ -381,6 +381,25 @@ fn a_steward_set_back_to_before_a_commit_who_makes_another_of_its_number_comes_b
 }
 
 #[test]
+fn what_a_device_says_with_keys_that_its_lost_copy_used_is_read_by_all() {
+    for seed in 567..570 {
+        let mut world = council(seed, 5, 2, 2);
+        world.act(Action::CopyDisk { node: 3 });
+        part(&mut world, [0, 1, 2, 3, 5], MINUTE);
+        post(&mut world, 3);
+        world.run_for(MINUTE);
+        world.act(Action::RestoreCopy { node: 3 });
+        part(&mut world, [3, 4, 6], SETTLED);
+        world.run_for(MINUTE);
+        for _ in 0..2 {
+            post(&mut world, 3);
+            world.run_for(MINUTE);
+        }
+        holds(&mut world);
+    }
+}
+
+#[test]
 fn who_comes_back_from_before_many_removals_is_heard() {
     let mut world = council(566, 13, 2, 2);
     let back = 1;

@@ -54,8 +54,11 @@ pub const DOUBT_AGAIN: Span = Span::DAY;
 pub const ASK_AGAIN: Span = Span::HOUR;
 /// How long an asker waits at least when the person asks for it.
 pub const ASK_AGAIN_BY_HAND: Span = Span::SECOND.times(60);
-/// How long a device that came back does not take itself for an old copy again.
+/// How long a device that came back [`MAX_TIMES_BACK`] times does not take itself for an old copy again.
 pub const REJOIN_PAUSE: Span = Span::DAY;
+/// How often a device comes back because it is an old copy, with less than [`REJOIN_PAUSE`] between: it may
+/// be set back again, and any member's program can make it believe that.
+pub const MAX_TIMES_BACK: u32 = 3;
 /// How many questions of one group wait at a time.
 pub const MAX_ASKS: usize = 64;
 /// How long a group's former topics' help topics are listened to.
@@ -200,6 +203,8 @@ pub(crate) struct Recovery {
     way: Option<(Time, Way)>,
     /// When the device came back last.
     back: Option<Time>,
+    /// How often it came back, with less than [`REJOIN_PAUSE`] between.
+    times_back: u32,
     /// When a mailbox was in reach last, to the hour.
     touched: Option<Time>,
     /// When the device was on last, to the hour.
@@ -276,6 +281,16 @@ impl Recovery {
     /// This device's records are not what they were: it must come back with fresh keys.
     pub(super) fn lose_trust(&mut self) {
         self.old_copy = true;
+    }
+
+    /// How often the device has come back lately.
+    fn times_back_at(&self, now: Time) -> u32 {
+        let lately = |back: Time| back.after(REJOIN_PAUSE) > now;
+        if self.back.is_some_and(lately) {
+            self.times_back
+        } else {
+            0
+        }
     }
 
     pub(super) fn set_clock_back(&mut self, now: Time) {
@@ -394,9 +409,8 @@ impl Group {
         new: bool,
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
-        let recent = |back: Time| back.after(REJOIN_PAUSE) > context.now;
-        let history = self.tree.is_history(epoch);
-        if !new || history || self.recovery.back.is_some_and(recent) {
+        let again = self.recovery.times_back_at(context.now) >= MAX_TIMES_BACK;
+        if !new || again || self.tree.is_history(epoch) {
             return Ok(());
         }
         if !self.recovery.old_copy {
@@ -1200,6 +1214,7 @@ impl Group {
         self.seq = seq;
         self.recovery = Recovery {
             back: Some(context.now),
+            times_back: self.recovery.times_back_at(context.now).saturating_add(1),
             touched: self.recovery.touched,
             on: self.recovery.on,
             told: self.recovery.told,
