@@ -956,6 +956,7 @@ impl Group {
         // The message's key is used up: from here on every outcome must keep the ratchet.
         self.persist_ratchet(&epoch, context)?;
         let news = self.tree.note_vote(author, seq, epoch);
+        self.note_heard(&author, &epoch, context)?;
         if content.is_empty() {
             self.follow_vote(&author, news, context)?;
             return Ok(Verdict::Accepted);
@@ -1020,7 +1021,10 @@ impl Group {
         if matches!(followed, Err(GroupError::EpochClosed)) {
             self.meet_a_stranger(&parent, context)?;
         }
-        self.add_epoch(followed?, context)?;
+        let followed = followed?;
+        let (epoch, committer) = (followed.id, followed.meta.committer);
+        self.add_epoch(followed, context)?;
+        self.note_heard(&committer, &epoch, context)?;
         Ok(Verdict::Accepted)
     }
 
