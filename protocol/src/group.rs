@@ -573,13 +573,21 @@ impl Group {
     }
 
     /// Takes back what this device sent since another copy of it sent a message of this number: the two
-    /// used the same keys, and others open whichever came first. It waits to be sent anew.
+    /// used the same keys, and others open whichever came first. It waits to be sent anew. Not if anybody
+    /// has come in since: what is from before is not theirs to read, and the message may be made up.
     fn say_again(
         &mut self,
         epoch: &EpochId,
         seq: u64,
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
+        let Some(then) = self.tree.get(epoch).map(|then| &then.meta.roster) else {
+            return Ok(());
+        };
+        let newcomer = |member: &Member| then.iter().all(|other| other.id != member.id);
+        if self.roster().iter().any(newcomer) {
+            return Ok(());
+        }
         let me = self.me();
         let spoilt = |stored: &&StoredEvent| {
             let SignedEvent {
