@@ -561,6 +561,7 @@ impl Group {
         let tip = self.tip_epoch()?;
         let epoch = tip.id;
         let mls = tip.encrypt(&self.id, &self.key, seq, content)?;
+        tip.note_own(seq, &mls)?;
         self.note_use(epoch);
         self.persist_ratchet(&epoch, context)?;
         let routing = self.tip_epoch()?.meta.routing.clone();
@@ -569,6 +570,53 @@ impl Group {
         let envelope = sealed.into_iter().next().ok_or(GroupError::Ours)?;
         self.tree.note_vote(self.me(), seq, epoch);
         Ok((seq, envelope))
+    }
+
+    /// Takes back what this device sent since another copy of it sent a message of this number: the two
+    /// used the same keys, and others open whichever came first. It waits to be sent anew. Not if anybody
+    /// has come in since: what is from before is not theirs to read, and the message may be made up. Nor
+    /// invites: who has come in by one since is not known, and they would come in again.
+    fn say_again(
+        &mut self,
+        epoch: &EpochId,
+        seq: u64,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        let Some(then) = self.tree.get(epoch).map(|then| &then.meta.roster) else {
+            return Ok(());
+        };
+        let newcomer = |member: &Member| then.iter().all(|other| other.id != member.id);
+        if self.roster().iter().any(newcomer) {
+            return Ok(());
+        }
+        let me = self.me();
+        let spoilt = |stored: &&StoredEvent| {
+            let SignedEvent {
+                id,
+                author,
+                seq: at,
+                event,
+                ..
+            } = &stored.signed;
+            let since = stored.sent_in == *epoch && *at >= seq;
+            let invites = matches!(event.body, Body::Invite { .. });
+            *author == me && since && !invites && !self.resent.contains(id)
+        };
+        let spoilt = self.events.values().filter(spoilt);
+        let spoilt: Vec<(u64, EventId)> = spoilt
+            .filter(|stored| stored.envelope.is_some())
+            .map(|stored| (stored.signed.event.order, stored.signed.id))
+            .collect();
+        for (order, id) in spoilt {
+            if let Some(stored) = self.events.get_mut(&id) {
+                stored.envelope = None;
+            }
+            self.sent.retain(|_, sent| *sent != id);
+            self.resent.insert(id);
+            self.unsent.insert((order, id));
+            self.persist_event(&id, context)?;
+        }
+        Ok(())
     }
 
     /// Sends again, in the tip, the posts of the epoch that ended which took long to reach a
@@ -903,10 +951,14 @@ impl Group {
     ) -> Result<Verdict, GroupError> {
         let node = self.tree.get(&epoch).ok_or(GroupError::Ours)?;
         let opened = node.decrypt(&self.id, mls);
+        let other = match opened {
+            Err(GroupError::OwnMessage(seq)) if node.is_of_another_copy(seq, mls)? => Some(seq),
+            _ => None,
+        };
         self.note_use(epoch);
-        if let Err(GroupError::OwnMessage(seq)) = opened {
-            let new = seq > self.seq;
-            self.meet_oneself(&epoch, new, context)?;
+        if let Some(seq) = other {
+            self.say_again(&epoch, seq, context)?;
+            self.meet_oneself(&epoch, true, context)?;
         }
         let Opened {
             author,
@@ -916,6 +968,7 @@ impl Group {
         // The message's key is used up: from here on every outcome must keep the ratchet.
         self.persist_ratchet(&epoch, context)?;
         let news = self.tree.note_vote(author, seq, epoch);
+        self.note_heard(&author, &epoch, context)?;
         if content.is_empty() {
             self.follow_vote(&author, news, context)?;
             return Ok(Verdict::Accepted);
@@ -980,7 +1033,10 @@ impl Group {
         if matches!(followed, Err(GroupError::EpochClosed)) {
             self.meet_a_stranger(&parent, context)?;
         }
-        self.add_epoch(followed?, context)?;
+        let followed = followed?;
+        let (epoch, committer) = (followed.id, followed.meta.committer);
+        self.add_epoch(followed, context)?;
+        self.note_heard(&committer, &epoch, context)?;
         Ok(Verdict::Accepted)
     }
 

@@ -614,6 +614,7 @@ fn the_documents_other_limits_are_those_in_the_sources() {
         include_str!("group/keys.rs"),
         include_str!("group/membership.rs"),
         include_str!("group/rejoin.rs"),
+        include_str!("group/storage.rs"),
     ];
     for limit in [
         "ACK_DELAY",
@@ -633,7 +634,10 @@ fn the_documents_other_limits_are_those_in_the_sources() {
         "ASK_AGAIN",
         "ASK_AGAIN_BY_HAND",
         "REJOIN_PAUSE",
+        "MAX_TIMES_BACK",
+        "MAX_OWN_MESSAGES",
         "MAX_SPEAKERS",
+        "MAX_UNSURE",
         "MAX_HELPERS",
         "MAX_LATE_TURNS",
         "ANYONE_HELPS_AFTER",

@@ -2,7 +2,7 @@
 //!
 //! `TRACE=1 cargo test -p tests --test hostile NAME -- --nocapture` says what happens.
 
-use kith_protocol::time::Span;
+use kith_protocol::{group::LogChange, time::Span};
 use tests::sim::{
     Action, Deed, Harm, World,
     scene::{
@@ -114,6 +114,30 @@ fn damaged_questions_answers_requests_and_replies_stop_nobody() {
 }
 
 // Floods of commits, acks, envelopes, pins.
+
+#[test]
+fn who_was_removed_does_not_come_in_again_when_others_make_a_steward_come_back() {
+    for seed in 570..573 {
+        let mut world = World::new(seed, 5, 2);
+        gather(&mut world, 0, 0, 1..4);
+        for _ in 0..5 {
+            post(&mut world, 0);
+        }
+        invite(&mut world, 0);
+        asked(&mut world, Action::Join { node: 4, slot: 0 });
+        world.run_for(SETTLED);
+        does(&mut world, 0, Deed::Remove(4));
+        world.run_for(SETTLED);
+        let out = tip(&world, 4);
+        harm(&mut world, 3, Harm::Mangle, 300);
+        world.run_for(Span::HOUR);
+        assert_eq!(tip(&world, 4), out, "SEED={seed}");
+        let log = world.group(0, 0).expect("the group").log();
+        let back = |change: &LogChange| matches!(change, LogChange::Rejoined(_));
+        assert!(log.iter().any(|entry| entry.changes.iter().any(back)));
+        holds(&mut world);
+    }
+}
 
 #[test]
 fn a_flood_of_commits_by_one_steward_leaves_the_others_able_to_act() {

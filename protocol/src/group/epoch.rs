@@ -204,6 +204,18 @@ impl Epoch {
         })
     }
 
+    /// Notes a message that this device is about to send.
+    pub(crate) fn note_own(&self, seq: u64, mls: &[u8]) -> Result<(), GroupError> {
+        let storage = self.storage.as_ref().ok_or(GroupError::EpochClosed)?;
+        Ok(storage.note_own(seq, mls)?)
+    }
+
+    /// Whether a message of this member's is known to be from another copy of their device.
+    pub(crate) fn is_of_another_copy(&self, seq: u64, mls: &[u8]) -> Result<bool, GroupError> {
+        let storage = self.storage.as_ref().ok_or(GroupError::EpochClosed)?;
+        Ok(storage.is_of_another_copy(seq, mls)?)
+    }
+
     /// Decrypts an event; its keys are then gone from this node.
     pub(crate) fn decrypt(&self, group: &GroupId, bytes: &[u8]) -> Result<Opened, GroupError> {
         // Looked at first: a commit in a message's place would use up the key of the real one.

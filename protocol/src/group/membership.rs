@@ -534,7 +534,7 @@ impl Group {
                 .and_then(|()| {
                     let (package, member) =
                         read_key_package(&request.key_package).map_err(|_| Refusal::Invalid)?;
-                    if newcomers.insert(member.id) {
+                    if newcomers.insert(member.id) && !self.is_known_out(&member.id) {
                         Ok(package)
                     } else {
                         Err(Refusal::Invalid)
@@ -656,6 +656,17 @@ impl Group {
         Ok(())
     }
 
+    /// Tells whether this member knows that somebody was taken out: nobody comes in again under the
+    /// same name, whatever invite they once asked by.
+    fn is_known_out(&self, member: &MemberId) -> bool {
+        let history = self.history().into_iter();
+        let losers = self.tree.losers();
+        let losers = losers.filter(|epoch| self.is_steward(&epoch.meta.committer));
+        let mut removals = history.chain(losers);
+        let told = self.told_cuts.iter().any(|(told, _)| told == member);
+        told || removals.any(|epoch| epoch.meta.removed.iter().any(|out| out.id == *member))
+    }
+
     fn seal_reply(
         &self,
         invite: &InviteId,
@@ -720,13 +731,16 @@ impl Group {
         left.min().unwrap_or(0)
     }
 
-    /// Whether somebody has come in by the invite that this announces: whoever heard it only now would
-    /// take all of its uses to be left.
+    /// Whether somebody has come in by the invite that this announces, or may have before this member
+    /// came back with fresh keys: whoever heard it only now would take all of its uses to be left.
     pub(super) fn is_spent(&self, body: &Body) -> bool {
-        match body {
-            Body::Invite { seed, .. } => self.used(&InviteKeys::new(seed).id()) > 0,
-            _ => false,
-        }
+        let Body::Invite { seed, .. } = body else {
+            return false;
+        };
+        let invite = InviteKeys::new(seed).id();
+        let announced = self.invites.get(&invite).map(|known| &known.announced);
+        let before = |announced: &Announced| self.tree.is_history(&announced.epoch);
+        self.used(&invite) > 0 || announced.is_some_and(|all| all.values().any(before))
     }
 
     /// The epochs of the path after the last one that an epoch descends from; `None` if it descends

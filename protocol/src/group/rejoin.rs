@@ -54,8 +54,11 @@ pub const DOUBT_AGAIN: Span = Span::DAY;
 pub const ASK_AGAIN: Span = Span::HOUR;
 /// How long an asker waits at least when the person asks for it.
 pub const ASK_AGAIN_BY_HAND: Span = Span::SECOND.times(60);
-/// How long a device that came back does not take itself for an old copy again.
+/// How long a device that came back [`MAX_TIMES_BACK`] times does not take itself for an old copy again.
 pub const REJOIN_PAUSE: Span = Span::DAY;
+/// How often a device comes back because it is an old copy, with less than [`REJOIN_PAUSE`] between: it may
+/// be set back again, and any member's program can make it believe that.
+pub const MAX_TIMES_BACK: u32 = 3;
 /// How many questions of one group wait at a time.
 pub const MAX_ASKS: usize = 64;
 /// How long a group's former topics' help topics are listened to.
@@ -200,6 +203,8 @@ pub(crate) struct Recovery {
     way: Option<(Time, Way)>,
     /// When the device came back last.
     back: Option<Time>,
+    /// How often it came back, with less than [`REJOIN_PAUSE`] between.
+    times_back: u32,
     /// When a mailbox was in reach last, to the hour.
     touched: Option<Time>,
     /// When the device was on last, to the hour.
@@ -212,6 +217,8 @@ pub(crate) struct Recovery {
     unsure: VecDeque<EnvelopeId>,
     /// Since when this device asks, and nobody has answered.
     asking: Option<Time>,
+    /// When, while it asks, somebody else was heard last where it stands; to the hour.
+    heard: Option<Time>,
     /// Since when a mailbox is in reach without a break; not kept.
     #[serde(skip)]
     reached: Option<Time>,
@@ -258,6 +265,11 @@ impl Recovery {
         self.old_copy
     }
 
+    /// Whether somebody else was heard at that time or later.
+    fn has_heard_since(&self, since: Time) -> bool {
+        self.heard.is_some_and(|heard| heard >= since)
+    }
+
     /// This member is in after all.
     pub(super) fn forget_out(&mut self) {
         self.out = None;
@@ -278,6 +290,16 @@ impl Recovery {
         self.old_copy = true;
     }
 
+    /// How often the device has come back lately.
+    fn times_back_at(&self, now: Time) -> u32 {
+        let lately = |back: Time| back.after(REJOIN_PAUSE) > now;
+        if self.back.is_some_and(lately) {
+            self.times_back
+        } else {
+            0
+        }
+    }
+
     pub(super) fn set_clock_back(&mut self, now: Time) {
         self.leap = self.leap.filter(|leap| leap.at <= now);
         self.told = self.told.filter(|(own, _)| *own <= now);
@@ -286,6 +308,7 @@ impl Recovery {
             &mut self.touched,
             &mut self.on,
             &mut self.asking,
+            &mut self.heard,
             &mut self.reached,
             &mut self.long_away,
             &mut self.stranger,
@@ -394,9 +417,8 @@ impl Group {
         new: bool,
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
-        let recent = |back: Time| back.after(REJOIN_PAUSE) > context.now;
-        let history = self.tree.is_history(epoch);
-        if !new || history || self.recovery.back.is_some_and(recent) {
+        let again = self.recovery.times_back_at(context.now) >= MAX_TIMES_BACK;
+        if !new || again || self.tree.is_history(epoch) {
             return Ok(());
         }
         if !self.recovery.old_copy {
@@ -1003,14 +1025,14 @@ impl Group {
                     .push(Output::Timer(context.now.after(ASK_AGAIN)));
                 Ok(())
             }
-            // No proof, so who can still follow does not take it: a member could silence the only
-            // steward. An old copy depends on that member's word anyway, and asks on each day. So
-            // does who came in where nobody else stands.
+            // No proof, so who can still follow does not take it: a member could silence others. An old
+            // copy depends on that member's word anyway, and asks on each day. So does who came in where
+            // nobody else is heard.
             Answer::Out { to: answered, seq }
                 if answered == to
-                    && helps
-                    && !self.is_here_since(&signed.steward, seq)
-                    && (self.recovery.old_copy || self.is_unheard(&signed.steward)) =>
+                    && ((helps && self.recovery.old_copy)
+                        || (self.is_member(&signed.steward) && self.is_forsaken(context.now)))
+                    && !self.is_here_since(&signed.steward, seq) =>
             {
                 let inferred = true;
                 let out = said_by(signed.steward, seq, context);
@@ -1075,17 +1097,37 @@ impl Group {
         })
     }
 
-    /// Whether this member came in by a commit that the stewards of then are not known to stand for,
-    /// and nobody else who is in stands here, but for who says now that it is elsewhere.
-    fn is_unheard(&self, says: &MemberId) -> bool {
-        let me = self.me();
+    /// Whether this member came in by a commit that the stewards of then are not known to stand for.
+    fn is_doubtful(&self) -> bool {
         let root = self.tree.path().next();
-        let doubtful =
-            root.is_some_and(|root| root.meta.committer != me && !self.tree.is_upheld(root));
-        let roster = self.roster().iter().map(|member| member.id);
-        let others = roster.filter(|id| *id != me && id != says);
-        let mut votes = others.filter_map(|id| self.tree.vote(&id));
-        doubtful && !votes.any(|vote| self.tree.is_on_path(&vote.epoch))
+        root.is_some_and(|root| root.meta.committer != self.me() && !self.tree.is_upheld(root))
+    }
+
+    /// Whether this member has asked for a day, and heard nobody else where they stand.
+    fn is_forsaken(&self, now: Time) -> bool {
+        let then = now.before(ANYONE_HELPS_AFTER);
+        let asks = self.recovery.asking.is_some_and(|since| since <= then);
+        self.is_doubtful() && asks && !self.recovery.has_heard_since(then)
+    }
+
+    /// Notes that somebody else was heard in an epoch, if that tells who asks that they are not alone.
+    pub(super) fn note_heard(
+        &mut self,
+        by: &MemberId,
+        epoch: &EpochId,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        let lately = context.now.before(TOUCH_NOTED);
+        let asks = self.recovery.asking.is_some(); // Else nobody needs to know.
+        if !asks
+            || self.recovery.has_heard_since(lately)
+            || *by == self.me()
+            || !self.tree.is_on_path(epoch)
+        {
+            return Ok(());
+        }
+        self.recovery.heard = Some(context.now);
+        self.persist_record(context)
     }
 
     /// Whether somebody stands here by a message after the one of this number.
@@ -1200,6 +1242,7 @@ impl Group {
         self.seq = seq;
         self.recovery = Recovery {
             back: Some(context.now),
+            times_back: self.recovery.times_back_at(context.now).saturating_add(1),
             touched: self.recovery.touched,
             on: self.recovery.on,
             told: self.recovery.told,
@@ -1234,7 +1277,10 @@ impl Group {
     /// where this newcomer came in stand for it.
     pub(super) fn reconsider(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
         let Some(Out {
-            by, seq, inferred, ..
+            by,
+            at,
+            seq,
+            inferred,
         }) = self.recovery.out
         else {
             return Ok(());
@@ -1245,7 +1291,11 @@ impl Group {
         let by_hearsay = inferred && self.tree.stray(&by).is_none();
         let believed = self.is_steward(&by)
             || self.recovery.old_copy // Which knows nothing of late.
-            || if by_hearsay { self.is_unheard(&by) } else { !settled };
+            || if by_hearsay {
+                self.is_doubtful() && !self.recovery.has_heard_since(at)
+            } else {
+                !settled
+            };
         if here || !believed {
             self.recovery.forget_out();
             context.notify(Notice::Group { group: self.id });

@@ -18,6 +18,7 @@ use openmls_traits::{
     storage::{CURRENT_VERSION, StorageProvider, traits},
 };
 use serde::{Serialize, de::DeserializeOwned};
+use sha2::{Digest as _, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::GroupError;
@@ -51,6 +52,10 @@ const ENCRYPTION_KEY: u8 = 15;
 const EPOCH_KEYS: u8 = 16;
 const KEY_PACKAGE: u8 = 17;
 const PSK: u8 = 18;
+const OWN_MESSAGES: u8 = 19;
+
+/// Of how many own messages a device remembers what they were.
+pub(crate) const MAX_OWN_MESSAGES: usize = 32;
 
 type Values = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -123,14 +128,39 @@ impl EpochStorage {
         self.loaded.borrow().is_some()
     }
 
-    /// All that is written once: everything but the message secrets.
+    /// All that is written once: everything but what every message rewrites.
     pub(crate) fn base(&self) -> Result<Zeroizing<Vec<u8>>, StorageError> {
-        self.part(|label| label != MESSAGE_SECRETS)
+        self.part(|label| !matches!(label, MESSAGE_SECRETS | OWN_MESSAGES))
     }
 
-    /// What every message rewrites: the message secrets.
+    /// What every message rewrites: the message secrets, and what was sent.
     pub(crate) fn ratchet(&self) -> Result<Zeroizing<Vec<u8>>, StorageError> {
-        self.part(|label| label == MESSAGE_SECRETS)
+        self.part(|label| matches!(label, MESSAGE_SECRETS | OWN_MESSAGES))
+    }
+
+    /// Notes a message that this device sends, by its number.
+    pub(crate) fn note_own(&self, seq: u64, mls: &[u8]) -> Result<(), StorageError> {
+        let mut own = self.own_messages()?;
+        own.push((seq, digest(mls)));
+        let first = own.len().saturating_sub(MAX_OWN_MESSAGES);
+        let own = postcard::to_stdvec(&own[first..]).map_err(|_| StorageError::Encode)?;
+        // The loaded group does not have this: it stays loaded.
+        self.values
+            .borrow_mut()
+            .insert(map_key(OWN_MESSAGES, &())?, own);
+        Ok(())
+    }
+
+    /// Whether a message of this member's is known not to be this device's.
+    pub(crate) fn is_of_another_copy(&self, seq: u64, mls: &[u8]) -> Result<bool, StorageError> {
+        let own = self.own_messages()?;
+        let first = own.first().filter(|_| own.len() == MAX_OWN_MESSAGES);
+        let forgotten = first.is_some_and(|(first, _)| seq < *first);
+        Ok(!forgotten && !own.contains(&(seq, digest(mls))))
+    }
+
+    fn own_messages(&self) -> Result<Vec<(u64, [u8; 8])>, StorageError> {
+        self.read_list(OWN_MESSAGES, &())
     }
 
     fn part(&self, wanted: impl Fn(u8) -> bool) -> Result<Zeroizing<Vec<u8>>, StorageError> {
@@ -198,6 +228,13 @@ impl EpochStorage {
         }
         Ok(())
     }
+}
+
+/// The start of the SHA-256 of a message: enough to tell two of one number apart.
+fn digest(mls: &[u8]) -> [u8; 8] {
+    let mut start = [0; 8];
+    start.copy_from_slice(&Sha256::digest(mls)[..8]);
+    start
 }
 
 impl Clone for EpochStorage {
