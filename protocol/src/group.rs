@@ -298,6 +298,9 @@ pub struct Group {
     leavers: BTreeMap<MemberId, (Time, EventId)>,
     /// The envelopes of what this member said.
     sent: BTreeMap<EnvelopeId, EventId>,
+    /// The envelopes of the Welcomes that this member made and that no mailbox has yet, with the invite
+    /// of those whom they let in.
+    welcomes: BTreeMap<EnvelopeId, InviteId>,
     /// What this member said that is not encrypted yet, in order.
     unsent: BTreeSet<(u64, EventId)>,
     /// Of commits and rejoins, and of answers to questions.
@@ -386,6 +389,7 @@ impl Group {
             last_said: BTreeMap::new(),
             names: BTreeMap::new(),
             told_cuts: Vec::new(),
+            welcomes: BTreeMap::new(),
             leavers: BTreeMap::new(),
             sent: BTreeMap::new(),
             unsent: BTreeSet::new(),
@@ -804,6 +808,10 @@ impl Group {
             *waiting = new;
             self.persist_record(context)?;
         }
+        if let Some(invite) = self.welcomes.remove(old) {
+            self.welcomes.insert(new, invite);
+            self.persist_record(context)?;
+        }
         let Some(id) = self.sent.get(old).copied() else {
             return Ok(());
         };
@@ -816,12 +824,16 @@ impl Group {
         self.persist_event(&id, context)
     }
 
-    /// Notes that a mailbox holds what this member said in an envelope.
+    /// Notes that a mailbox holds what this member said, or whom they let in, in an envelope.
     pub(crate) fn confirm(
         &mut self,
         envelope: &EnvelopeId,
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
+        if self.welcomes.remove(envelope).is_some() {
+            context.out.push(Output::Watching);
+            return self.persist_record(context);
+        }
         let Some(id) = self.sent.get(envelope).copied() else {
             return Ok(());
         };

@@ -725,7 +725,7 @@ impl Profile {
             return;
         };
         let (old, new) = (envelope.id(), anew.id());
-        if let Route::Group(id) = route
+        if let Route::Group(id) | Route::Inbox(id, _) = route
             && let Some(group) = self.groups.get_mut(&id)
             && group.sealed_anew(&old, new, context).is_err()
         {

@@ -394,6 +394,7 @@ fn a_member_who_leaves_is_taken_out_and_nothing_of_the_group_stays() {
 #[test]
 fn the_last_steward_hands_the_role_over_when_leaving() {
     let (mut network, group) = evening(&["Ana", "Ben", "Chloe"]);
+    network.post("Ben", group, "I am here");
     network.command("Ana", Command::Leave { group }).unwrap();
     let ben = network.person("Ben").group(&group).me();
     let policy = network

@@ -728,6 +728,7 @@ fn who_came_back_with_fresh_keys_still_knows_the_log_of_before() {
 #[test]
 fn two_who_leave_at_once_leave_a_steward_behind() {
     let mut world = evening(587, 4, 2);
+    all_post(&mut world, Span::SECOND);
     // The founder does not know of the other's leaving, and would hand the group to them.
     part(&mut world, [0, 2, 4], HOUR.times(2));
     asked(&mut world, Action::Leave { node: 1, slot: 0 });

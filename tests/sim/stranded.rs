@@ -11,8 +11,8 @@ use kith_protocol::{
 use tests::sim::{
     Action, Deed, Loss, World,
     scene::{
-        MINUTE, SETTLED, appoint, asked, council, does, evening, gather, holds, isolate,
-        join_state, part, post, ranks, roster, sees, together, until,
+        MINUTE, SETTLED, appoint, asked, council, does, evening, gather, holds, invite, isolate,
+        join_state, part, post, ranks, roster, sees, tip, together, until,
     },
 };
 
@@ -324,6 +324,45 @@ fn who_says_goodbye_as_the_link_dies_is_let_go_when_they_are_back_after_a_week()
         world.run_for(Span::DAY.times(9));
         let gone = |world: &World| roster(world, 1) == [1, 2, 3].into();
         assert!(until(&mut world, HOUR.times(3), gone), "SEED={seed}");
+        holds(&mut world);
+    }
+}
+
+#[test]
+fn who_was_let_in_by_a_steward_who_left_before_anybody_heard_of_it_is_in() {
+    for seed in 830..834 {
+        let mut world = World::new(seed, 4, 2);
+        gather(&mut world, 0, 0, 1..3);
+        invite(&mut world, 0);
+        let before = tip(&world, 0);
+        asked(&mut world, Action::Join { node: 3, slot: 0 });
+        while tip(&world, 0) == before {
+            world.run_for(Span::from_ms(1));
+        }
+        isolate(&mut world, 0, HOUR.times(2));
+        asked(&mut world, Action::Leave { node: 0, slot: 0 });
+        world.run_for(HOUR.times(3));
+        assert!(world.is_in(3, 0), "SEED={seed}");
+        assert_eq!(roster(&world, 1), [1, 2, 3].into(), "SEED={seed}");
+        holds(&mut world);
+    }
+}
+
+#[test]
+fn the_last_steward_hands_over_to_who_has_been_heard_or_to_everybody() {
+    for (seed, speaks) in [(835, Some(2)), (836, None)] {
+        let mut world = World::new(seed, 4, 2);
+        gather(&mut world, 0, 0, 1..4);
+        if let Some(node) = speaks {
+            post(&mut world, node);
+            world.run_for(MINUTE);
+        }
+        asked(&mut world, Action::Leave { node: 0, slot: 0 });
+        world.run_for(SETTLED);
+        let heirs = speaks.map_or(vec![1, 2, 3], |node| vec![node]);
+        let mut now = ranks(&world, 3);
+        now.sort_unstable();
+        assert_eq!(now, heirs);
         holds(&mut world);
     }
 }

@@ -6,7 +6,7 @@ use openmls::prelude::KeyPackage;
 use zeroize::Zeroizing;
 
 use super::{
-    Context, Group, GroupError, MAX_ADDS, MAX_REASON, Status,
+    Context, Group, GroupError, MAX_ADDS, MAX_REASON, MAX_STEWARDS, Status,
     epoch::{Epoch, read_key_package},
     note::{Class, Intent, What},
     rejoin::ASK_AGAIN,
@@ -35,6 +35,8 @@ const ADMIT_BURST: usize = 4;
 /// How many bytes of Welcomes go with one commit, about: each invite's inbox gets one. A device makes
 /// what one step sends durable at once.
 const MAX_WELCOMES: usize = 4 * 1024 * 1024;
+/// Of how many envelopes of Welcomes a steward waits for a mailbox to have them.
+const MAX_OWED: usize = 256;
 /// About what each member adds to a Welcome, and a bit more.
 const MEMBER_BYTES: usize = 512;
 /// How long so many commits take at least: who comes meanwhile comes in together.
@@ -230,8 +232,9 @@ impl Group {
         Ok(false)
     }
 
-    /// Gives the duties of a steward who is leaving to the others; the last steward makes somebody
-    /// else one. Gives the envelopes that must arrive as surely as the wish to leave.
+    /// Gives the duties of a steward who is leaving to the others; the last steward makes the first who
+    /// has been heard one, or all if nobody has been. Gives the envelopes that must arrive as surely as
+    /// the wish to leave.
     fn hand_over(&mut self, context: &mut Context<'_>) -> Result<Vec<EnvelopeId>, GroupError> {
         if self.rank().is_none() || !self.may_send() {
             return Ok(Vec::new());
@@ -242,15 +245,21 @@ impl Group {
             let others = self.roster().iter().map(|member| member.id);
             others.filter(|id| *id != me)
         };
-        let heir = others().find(|id| !self.leavers.contains_key(id));
-        let heir = heir.filter(|_| policy.stewards.len() < 2);
-        if heir.is_none() && policy.stewards.len() < 2 {
+        let last = policy.stewards.len() < 2;
+        let stay = || others().filter(|id| last && !self.leavers.contains_key(id));
+        let heard = stay().find(|id| self.tree.vote(id).is_some());
+        // Who was never heard may never have come in.
+        let heirs: Vec<MemberId> = match heard {
+            Some(heir) => vec![heir],
+            None => stay().take(MAX_STEWARDS).collect(),
+        };
+        if last && heirs.is_empty() {
             return Ok(Vec::new()); // Everybody is leaving.
         }
-        let inherits = heir.is_some();
-        let heir = heir.map(|member| What::Promote { member });
+        let inherits = !heirs.is_empty();
+        let heirs = heirs.into_iter().map(|member| What::Promote { member });
         let mut intents = Vec::new();
-        for what in heir.into_iter().chain([What::Demote { member: me }]) {
+        for what in heirs.chain([What::Demote { member: me }]) {
             intents.push(self.new_intent(what, context));
         }
         let before = context.out.len();
@@ -328,7 +337,7 @@ impl Group {
         let others = self.roster().iter().map(|member| member.id);
         let stays = |id: &MemberId| *id != self.me() && !self.leavers.contains_key(id);
         let needed = self.removal().is_none() && others.into_iter().any(|id| stays(&id));
-        let said = self.has_said_farewell();
+        let said = self.has_said_farewell() && self.welcomes.is_empty();
         let over = |wait: Span| since.after(wait) < now;
         let owes = self.owes_removal(now) && !(over(REMOVAL_WAITS) && self.in_touch());
         let heard = self.farewell_heard().into_iter();
@@ -631,11 +640,17 @@ impl Group {
                 welcome: welcome.clone(),
                 note: note.as_bytes().to_vec(),
             };
-            welcomes.extend(self.seal_reply(&invite, &reply, context)?);
+            let reply = self.seal_reply(&invite, &reply, context)?;
+            welcomes.extend(reply.into_iter().map(|envelope| (envelope, invite)));
         }
         self.add_own(made.child, context)?;
+        let room = MAX_OWED.saturating_sub(self.welcomes.len());
+        let owed = welcomes.iter().map(|(envelope, of)| (envelope.id(), *of));
+        self.welcomes.extend(owed.take(room));
+        self.persist_record(context)?;
         context.out.extend(commit.into_iter().map(Output::Keep));
-        context.out.extend(welcomes.into_iter().map(Output::Keep));
+        let welcomes = welcomes.into_iter().map(|(envelope, _)| envelope);
+        context.out.extend(welcomes.map(Output::Keep));
         Ok(())
     }
 
@@ -877,16 +892,17 @@ impl Group {
         }
     }
 
-    /// The routing secrets of the inboxes that this member answers.
+    /// The routing secrets of the inboxes that this member answers, or has answered without any mailbox
+    /// having the answer yet.
     pub(crate) fn inboxes(&self, now: Time) -> Vec<RoutingSecret> {
-        if self.rank().is_none() || self.check_in().is_err() {
-            return Vec::new();
-        }
-        let answered = |known: &&KnownInvite| known.expires.after(INBOX_ANSWERED) > now;
-        self.invites
-            .values()
-            .filter(answered)
-            .map(|known| known.keys.inbox().clone())
+        let answers = self.rank().is_some() && self.check_in().is_ok();
+        let owes = |id: &InviteId| self.welcomes.values().any(|invite| invite == id);
+        let answered = |(id, known): &(&InviteId, &KnownInvite)| {
+            known.expires.after(INBOX_ANSWERED) > now && (answers || owes(id))
+        };
+        let answered = self.invites.iter().filter(answered);
+        answered
+            .map(|(_, known)| known.keys.inbox().clone())
             .collect()
     }
 }

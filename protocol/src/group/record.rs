@@ -40,6 +40,8 @@ pub(crate) struct GroupRecord {
     pub recovery: Recovery,
     pub told: Told,
     pub told_cuts: Vec<Cut>,
+    #[serde(default)]
+    pub welcomes: Vec<(EnvelopeId, InviteId)>,
 }
 
 /// Where a member stands, as far as is known.
@@ -194,6 +196,7 @@ impl Group {
         group.recovery = record.recovery;
         group.told = record.told;
         group.told_cuts = record.told_cuts;
+        group.welcomes = record.welcomes.into_iter().collect();
         Ok(group)
     }
 
@@ -380,6 +383,7 @@ impl Group {
             recovery: self.recovery.clone(),
             told: self.told.clone(),
             told_cuts: self.told_cuts.clone(),
+            welcomes: self.welcomes.iter().map(|(id, of)| (*id, *of)).collect(),
         };
         context.persist(Kind::Group, self.id.as_bytes(), Some(encode(&record)?));
         Ok(())
