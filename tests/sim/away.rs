@@ -2,7 +2,12 @@
 //!
 //! `TRACE=1 cargo test -p tests --test away NAME -- --nocapture` says what happens.
 
-use kith_protocol::{group::LogChange, profile::JoinState, time::Span, view::EntryKind};
+use kith_protocol::{
+    group::{LogChange, Problem},
+    profile::JoinState,
+    time::Span,
+    view::EntryKind,
+};
 use tests::sim::{
     Action, Deed, Loss, World,
     scene::{
@@ -395,6 +400,26 @@ fn what_a_device_says_with_keys_that_its_lost_copy_used_is_read_by_all() {
             post(&mut world, 3);
             world.run_for(MINUTE);
         }
+        holds(&mut world);
+    }
+}
+
+#[test]
+fn an_old_copy_whose_fellow_steward_was_removed_since_does_not_take_itself_for_out() {
+    for seed in 574..577 {
+        let mut world = World::new(seed, 3, 2);
+        gather(&mut world, 0, 0, 1..2);
+        appoint(&mut world, 0, 0, 1..2);
+        world.act(Action::CopyDisk { node: 0 });
+        join(&mut world, 2);
+        world.run_for(SETTLED);
+        does(&mut world, 0, Deed::Remove(1));
+        world.run_for(SETTLED);
+        world.act(Action::RestoreCopy { node: 0 });
+        world.run_for(HOUR.times(3));
+        let group = world.group(0, 0).expect("the group");
+        // Nobody whom it knows is there to help it.
+        assert!(group.problems().contains(&Problem::OldCopy), "SEED={seed}");
         holds(&mut world);
     }
 }

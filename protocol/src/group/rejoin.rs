@@ -473,9 +473,10 @@ impl Group {
         let asked = self.recovery.asked_at();
         let asked =
             asked.filter(|asked| asked.after(ASK_AGAIN) > now && self.recovery.way.is_none());
-        if let (Some(asked), Some((by, seq, epoch))) = (asked, self.all_strayed()) {
+        let strayed = self.all_strayed().filter(|_| !self.recovery.old_copy);
+        if let (Some(asked), Some((by, seq, epoch))) = (asked, strayed) {
             // Nobody who decides here is here any more, and nobody has told a way to where they are
-            // for as long as they could have heard the question.
+            // for as long as they could have heard the question. For an old copy that means nothing.
             let heard = self.recovery.reached.map_or(asked, |at| at.max(asked));
             let due = heard.after(REPAIR_AFTER);
             if due > now {
