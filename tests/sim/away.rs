@@ -443,6 +443,28 @@ fn who_comes_back_from_before_many_removals_is_heard() {
 }
 
 #[test]
+fn who_has_come_back_hears_who_asks_from_before_that() {
+    let mut world = council(578, 6, 2, 3);
+    world.act(Action::CopyDisk { node: 2 });
+    does(&mut world, 2, Deed::Promote(3));
+    world.run_for(SETTLED);
+    does(&mut world, 0, Deed::Remove(5));
+    world.run_for(SETTLED);
+    world.act(Action::CopyDisk { node: 1 });
+    post(&mut world, 1);
+    world.run_for(MINUTE);
+    world.act(Action::RestoreCopy { node: 1 });
+    let before = tip(&world, 0);
+    assert!(until(&mut world, HOUR, |world| tip(world, 0) != before));
+    for gone in [0, 3, 4] {
+        world.act(Action::Vanish { node: gone });
+    }
+    world.act(Action::RestoreCopy { node: 2 });
+    assert!(until(&mut world, HOUR, |world| together(world, [1, 2])));
+    holds(&mut world);
+}
+
+#[test]
 fn a_removal_that_lost_with_its_steward_keeps_nobody_from_coming_back() {
     let mut world = council(565, 6, 2, 2);
     does(&mut world, 0, Deed::Demote(1));

@@ -659,12 +659,11 @@ impl Group {
     }
 
     /// The topics on which this member asks or is asked: one beside each of so many of the latest topics
-    /// of the group.
+    /// of the group, also of before this member came back with fresh keys.
     pub(crate) fn help_topics(&self, most: usize, now: Time) -> Vec<RoutingSecret> {
         let mut topics: Vec<RoutingSecret> = Vec::new();
-        let path: Vec<&Epoch> = self.tree.path().collect();
         let mut end = None;
-        for epoch in path.iter().rev() {
+        for epoch in self.history().into_iter().rev() {
             let kept = end.is_none_or(|end: Time| end.after(HELP_KEPT) > now);
             let help = epoch.meta.routing.help();
             if kept && !topics.contains(&help) && topics.len() < most {
