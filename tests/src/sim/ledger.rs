@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use kith_protocol::{
-    id::{EpochId, EventId, GroupId, JoinId, MemberId},
+    id::{EnvelopeId, EpochId, EventId, GroupId, JoinId, MemberId},
     time::Time,
 };
 
@@ -75,6 +75,10 @@ pub struct Ledger {
     /// What was broken.
     pub failures: Vec<Failure>,
     pub(super) numbers: BTreeMap<(usize, MemberId), u64>,
+    /// The envelopes of the Welcomes that were made with each epoch.
+    pub(super) welcomes: BTreeMap<EpochId, Vec<EnvelopeId>>,
+    /// What a program that keeps back what it makes has told itself to be stored.
+    pub(super) hushed: BTreeSet<EnvelopeId>,
     /// The requests whose second self has said goodbye.
     pub(super) partings: BTreeSet<(usize, JoinId)>,
     latest: BTreeMap<(usize, GroupId), MemberId>,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kith_protocol::{
     group::{Group, GroupPolicy, LogChange, LogEntry, Problem},
-    id::{EpochId, EventId, InviteId, MemberId},
+    id::{EnvelopeId, EpochId, EventId, InviteId, MemberId},
     profile::{JoinState, Kind, LATE_ANSWER},
     time::{Span, Time},
     view::{Entry, EntryKind},
@@ -231,7 +231,8 @@ impl World {
                 absent && pseudonym(*node).as_str() == who
             };
             let gone = (0..self.persons()).any(|node| gone(&node));
-            if !present.contains(&member.id) && !gone && !self.is_excused(&member.id) {
+            let hushed = self.is_hushed(&member.id);
+            if !present.contains(&member.id) && !gone && !hushed && !self.is_excused(&member.id) {
                 say(
                     FailureKind::Ghost,
                     format!("{who} is in the roster and not in the group"),
@@ -292,6 +293,28 @@ impl World {
             let (gone, cheats) = (self.nodes[node].gone, !self.is_honest(node));
             gone || cheats || (lost(node) && !self.has_record(node, member))
         })
+    }
+
+    /// Whether nobody has the Welcome by which a member came in, and whose program kept it back has told
+    /// its own node that it is stored.
+    fn is_hushed(&self, member: &MemberId) -> bool {
+        let (mut came_in, mut hushed) = (false, true);
+        for (child, commit) in &self.commits {
+            let rosters = [&commit.parent, child].map(|epoch| self.epochs.get(epoch));
+            let [Some(before), Some(after)] = rosters else {
+                continue;
+            };
+            if before.roster.contains(member) || !after.roster.contains(member) {
+                continue;
+            }
+            came_in = true;
+            let welcomes = self.ledger.welcomes.get(child).into_iter().flatten();
+            let has = |id: &EnvelopeId| self.nodes.iter().any(|node| node.disk.is_durable(id));
+            hushed &= welcomes
+                .into_iter()
+                .any(|id| self.ledger.hushed.contains(id) && !has(id));
+        }
+        came_in && hushed
     }
 
     /// Whether a node is in some group under this pseudonym.
@@ -419,9 +442,13 @@ impl World {
                 me.is_some_and(|me| meant.contains(&me)) && !self.may_miss(**node, post)
             };
             let readers: Vec<usize> = members.iter().filter(reads).copied().collect();
-            // What was still on a device that has gone for ever has gone with it.
-            let void = post.void || self.nodes[post.author].gone;
-            let counts = (author_in || left.contains(&post.by)) && !void;
+            // What was still on a device that has gone for ever has gone with it. Who was set back has said
+            // different things after the same one; once they are out, only what leads to the last counts.
+            let forked = !author_in && self.watches[post.author].old_copy;
+            let void = post.void || self.nodes[post.author].gone || forked;
+            // Who has left, and was in reach of a lying relay only, believed that all was stored.
+            let left = left.contains(&post.by) && !self.is_censored(post.author);
+            let counts = (author_in || left) && !void;
             // What somebody who is out said before something that a member cannot have, because their
             // disk has lost it, or it was said while or where they were not there, is cut for that member.
             let broken = |node: &usize| {
@@ -486,11 +513,12 @@ impl World {
         let no_keys = self.ledger.sent_in(&post.event).is_some_and(|epoch| {
             let disk = &self.nodes[node].disk;
             let has = |kind| disk.has(kind, epoch.as_bytes());
-            let no_keys = !has(Kind::Epoch) || (damaged && !has(Kind::Ratchet));
-            // One's own commit can be fetched again, but not be taken again.
+            // One's own commit can be fetched again, but not be taken again; the way back of another
+            // copy can be followed, but without keys.
             let commit = self.commits.get(&epoch);
             let lost = damaged || self.watches[node].old_copy;
             let own = lost && commit.is_some_and(|commit| commit.node == node);
+            let no_keys = !has(Kind::Epoch) || ((damaged || own) && !has(Kind::Ratchet));
             no_keys && (own || self.came_back(node, post.slot))
         });
         lost || away || no_keys
@@ -596,6 +624,8 @@ impl World {
         let stewards = stewards.iter().filter(|node| members.contains(node));
         let invites = stewards.filter_map(|node| Some(self.group(*node, slot)?.invites()));
         let known: BTreeSet<InviteId> = invites.flatten().map(|invite| invite.id).collect();
+        let group = members.first().and_then(|node| self.group(*node, slot));
+        let roster = group.map(Group::roster).unwrap_or_default();
         for (node, join) in &self.slots[slot].joins {
             let Some(profile) = self.nodes[*node]
                 .profile()
@@ -611,7 +641,8 @@ impl World {
             let unheard = used.is_some_and(|invite| !known.contains(invite));
             let ended = request.link_ends().after(LATE_ANSWER.times(2)) < self.now;
             let waits = request.state == JoinState::Waiting && (!unheard || ended);
-            if waits {
+            let mut as_whom = roster.iter().filter(|at| at.name == pseudonym(*node));
+            if waits && !as_whom.any(|member| self.is_hushed(&member.id)) {
                 say(
                     FailureKind::JoinWaits,
                     format!("the request of node {node} has no answer"),

@@ -902,6 +902,12 @@ impl World {
         self.pump(from);
     }
 
+    /// Whether some relay lies to a node.
+    pub(super) fn is_censored(&self, node: usize) -> bool {
+        let mut relays = self.mischief.values();
+        relays.any(|relay| relay.censors.contains(&node))
+    }
+
     /// A lying relay says that it has stored what it throws away. So does, to its own mailbox, a
     /// program that keeps back what it makes.
     fn censored(&mut self, from: usize, relay: usize, link: u64, frame: &[u8]) -> bool {
@@ -912,8 +918,12 @@ impl World {
         let Ok(Frame::Put(bytes)) = Frame::decode(frame) else {
             return false;
         };
+        let id = EnvelopeId::of(&bytes);
+        if self.withholds(from) {
+            self.ledger.hushed.insert(id);
+        }
         let lie = Frame::Stored {
-            id: EnvelopeId::of(&bytes),
+            id,
             until: self.now.after(Span::DAY.times(30)),
         };
         self.transmit(relay, link, lie.encode());
@@ -1575,6 +1585,9 @@ impl World {
                 watch.tap.read(&made.envelope, key)
             })
             .collect();
+        let of_this_turn = made.iter().map(|made| made.envelope.id()).zip(&tapped);
+        let welcomes = of_this_turn.filter(|(_, tapped)| tapped.is_none());
+        let welcomes: Vec<EnvelopeId> = welcomes.map(|(id, _)| id).collect();
         let node_of = *self.twins.get(&node).unwrap_or(&node);
         for tapped in tapped.iter().flatten() {
             let removes = match tapped {
@@ -1583,6 +1596,7 @@ impl World {
                 Tapped::Rejoin { .. } => BTreeSet::new(),
             };
             if let Some(child) = tapped.child() {
+                self.ledger.welcomes.insert(child, welcomes.clone());
                 self.commits.entry(child).or_insert(CommitSeen {
                     parent: tapped.epoch(),
                     node: node_of,
