@@ -231,8 +231,15 @@ impl World {
                 absent && pseudonym(*node).as_str() == who
             };
             let gone = (0..self.persons()).any(|node| gone(&node));
-            let hushed = self.is_hushed(&member.id);
-            if !present.contains(&member.id) && !gone && !hushed && !self.is_excused(&member.id) {
+            // Who lost their keys cannot say that they are leaving, if nobody is there to help them.
+            let stuck = |node: usize| {
+                let leaves = |group: &Group| group.me() == member.id && group.is_leaving();
+                self.group(node, slot).is_some_and(leaves)
+                    && self.is_lost(node, slot)
+                    && !self.is_helped(node, slot, members)
+            };
+            let gone = gone || (0..self.persons()).any(stuck) || self.is_hushed(&member.id);
+            if !present.contains(&member.id) && !gone && !self.is_excused(&member.id) {
                 say(
                     FailureKind::Ghost,
                     format!("{who} is in the roster and not in the group"),
