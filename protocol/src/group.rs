@@ -57,6 +57,7 @@ use self::{
     note::Payload,
     rejoin::{Out, Recovery},
     stand::Told,
+    storage::MAX_OWN_MESSAGES,
     tree::{Root, Tree},
 };
 use crate::{
@@ -301,6 +302,11 @@ pub struct Group {
     /// The envelopes of the Welcomes that this member made and that no mailbox has yet, with the invite
     /// of those whom they let in.
     welcomes: BTreeMap<EnvelopeId, InviteId>,
+    /// When a mailbox last took one of these, since the start.
+    welcomed: Option<Time>,
+    /// What this member said, in order, and others may not have been able to open: another copy of this
+    /// device used the same keys.
+    spoilt: BTreeSet<(u64, EventId)>,
     /// What this member said that is not encrypted yet, in order.
     unsent: BTreeSet<(u64, EventId)>,
     /// Of commits and rejoins, and of answers to questions.
@@ -390,6 +396,8 @@ impl Group {
             names: BTreeMap::new(),
             told_cuts: Vec::new(),
             welcomes: BTreeMap::new(),
+            welcomed: None,
+            spoilt: BTreeSet::new(),
             leavers: BTreeMap::new(),
             sent: BTreeMap::new(),
             unsent: BTreeSet::new(),
@@ -521,6 +529,7 @@ impl Group {
 
     /// Encrypts what waited until it may be.
     pub(super) fn send_unsent(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
+        self.say_again(context)?;
         while let Some((order, id)) = self.unsent.first().copied() {
             if !self.may_send() {
                 break;
@@ -576,51 +585,66 @@ impl Group {
         Ok((seq, envelope))
     }
 
-    /// Takes back what this device sent since another copy of it sent a message of this number: the two
-    /// used the same keys, and others open whichever came first. It waits to be sent anew. Not if anybody
-    /// has come in since: what is from before is not theirs to read, and the message may be made up. Nor
-    /// invites: who has come in by one since is not known, and they would come in again.
-    fn say_again(
+    /// Notes what this device sent in an epoch since another copy of it sent a message of this number: the
+    /// two used the same keys, and others open whichever came first. Numbers are no more than a hint: some
+    /// use no keys. Not noted are invites: who has come in by one since is not known, and they would come in
+    /// again; nor posts of who is leaving.
+    fn note_spoilt(
         &mut self,
         epoch: &EpochId,
         seq: u64,
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
-        let Some(then) = self.tree.get(epoch).map(|then| &then.meta.roster) else {
-            return Ok(());
-        };
-        let newcomer = |member: &Member| then.iter().all(|other| other.id != member.id);
-        if self.roster().iter().any(newcomer) {
-            return Ok(());
-        }
         let me = self.me();
+        let first = seq.saturating_sub(MAX_OWN_MESSAGES as u64);
+        let active = self.status == Status::Active;
         let spoilt = |stored: &&StoredEvent| {
             let SignedEvent {
-                id,
-                author,
-                seq: at,
-                event,
-                ..
+                id, author, event, ..
             } = &stored.signed;
-            let since = stored.sent_in == *epoch && *at >= seq;
-            let invites = matches!(event.body, Body::Invite { .. });
-            *author == me && since && !invites && !self.resent.contains(id)
+            let elsewhere = stored.signed.epoch != *epoch;
+            let since = stored.sent_in == *epoch && (elsewhere || stored.signed.seq >= first);
+            let again = match event.body {
+                Body::Invite { .. } => false,
+                Body::Post { .. } => active,
+                _ => true,
+            };
+            let sent = *author == me && stored.envelope.is_some();
+            sent && since && again && !self.resent.contains(id)
         };
         let spoilt = self.events.values().filter(spoilt);
-        let spoilt: Vec<(u64, EventId)> = spoilt
-            .filter(|stored| stored.envelope.is_some())
-            .map(|stored| (stored.signed.event.order, stored.signed.id))
-            .collect();
-        for (order, id) in spoilt {
-            if let Some(stored) = self.events.get_mut(&id) {
-                stored.envelope = None;
-            }
-            self.sent.retain(|_, sent| *sent != id);
-            self.resent.insert(id);
-            self.unsent.insert((order, id));
-            self.persist_event(&id, context)?;
+        let spoilt = spoilt.map(|stored| (stored.signed.event.order, stored.signed.id));
+        let before = self.spoilt.len();
+        self.spoilt.extend(spoilt.collect::<Vec<_>>());
+        if self.spoilt.len() == before {
+            return Ok(());
         }
-        Ok(())
+        self.persist_record(context)
+    }
+
+    /// Says again what others may not have been able to open, once that may be. Not if anybody has come
+    /// in since: what is from before is not theirs to read, and the other message may be made up.
+    fn say_again(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
+        if self.spoilt.is_empty() {
+            return Ok(());
+        }
+        while let Some((order, id)) = self.spoilt.first().copied() {
+            if !self.may_send() {
+                break;
+            }
+            let then = self.events.get(&id).map(|stored| stored.sent_in);
+            let then = then.and_then(|epoch| self.tree.get(&epoch));
+            let old = |member: &Member| {
+                let mut then = then.iter().flat_map(|then| &then.meta.roster);
+                then.any(|other| other.id == member.id)
+            };
+            if self.roster().iter().all(old) {
+                self.send_event(id, context)?;
+            }
+            self.resent.insert(id);
+            self.spoilt.remove(&(order, id));
+        }
+        self.persist_record(context)
     }
 
     /// Sends again, in the tip, the posts of the epoch that ended which took long to reach a
@@ -824,6 +848,11 @@ impl Group {
         self.persist_event(&id, context)
     }
 
+    /// Whether an envelope is of a Welcome that this member made, and no mailbox has it yet.
+    pub(crate) fn owes(&self, envelope: &EnvelopeId) -> bool {
+        self.welcomes.contains_key(envelope)
+    }
+
     /// Notes that a mailbox holds what this member said, or whom they let in, in an envelope.
     pub(crate) fn confirm(
         &mut self,
@@ -831,6 +860,7 @@ impl Group {
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
         if self.welcomes.remove(envelope).is_some() {
+            self.welcomed = Some(context.now);
             context.out.push(Output::Watching);
             return self.persist_record(context);
         }
@@ -969,7 +999,7 @@ impl Group {
         };
         self.note_use(epoch);
         if let Some(seq) = other {
-            self.say_again(&epoch, seq, context)?;
+            self.note_spoilt(&epoch, seq, context)?;
             self.meet_oneself(&epoch, true, context)?;
         }
         let Opened {

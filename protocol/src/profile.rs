@@ -658,7 +658,7 @@ impl Profile {
         for (envelope, topic) in unsure {
             self.note_unsure(envelope, false);
             let route = self.topics.get(&topic).map(|(_, route)| *route);
-            if let Some(Route::Group(id)) = route
+            if let Some(Route::Group(id) | Route::Inbox(id, _)) = route
                 && let Some(group) = self.groups.get_mut(&id)
             {
                 let _ = group.note_unsure(envelope, &mut context);
@@ -702,7 +702,7 @@ impl Profile {
     fn sealed_anew(&self, envelope: &EnvelopeId) -> Option<u8> {
         let mut made = self.made.iter();
         let made = made.find(|(known, _)| known == envelope);
-        let said = |group: &Group| group.sent_in(envelope).is_some();
+        let said = |group: &Group| group.sent_in(envelope).is_some() || group.owes(envelope);
         let said = || self.groups.values().any(said).then_some(0);
         made.map(|(_, times)| *times).or_else(said)
     }

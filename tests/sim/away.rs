@@ -405,6 +405,34 @@ fn what_a_device_says_with_keys_that_its_lost_copy_used_is_read_by_all() {
 }
 
 #[test]
+fn what_a_set_back_device_says_again_is_not_for_who_came_in_since() {
+    for seed in 579..582 {
+        let mut world = World::new(seed, 5, 2);
+        gather(&mut world, 0, 0, 1..4);
+        world.act(Action::CopyDisk { node: 3 });
+        part(&mut world, [0, 1, 2, 3, 5], MINUTE);
+        post(&mut world, 3);
+        world.run_for(MINUTE);
+        world.act(Action::RestoreCopy { node: 3 });
+        part(&mut world, [3, 6], SETTLED);
+        world.run_for(MINUTE);
+        post(&mut world, 3);
+        world.run_for(MINUTE);
+        join(&mut world, 4);
+        let came_in = until(&mut world, HOUR, |world| world.is_in(4, 0));
+        assert!(came_in, "SEED={seed}");
+        world.run_for(HOUR);
+        let entries = world.group(4, 0).expect("the group").entries();
+        let mut kinds = entries.iter().map(|entry| &entry.kind);
+        assert!(
+            !kinds.any(|kind| matches!(kind, EntryKind::Post(_))),
+            "SEED={seed}"
+        );
+        holds(&mut world);
+    }
+}
+
+#[test]
 fn an_old_copy_whose_fellow_steward_was_removed_since_does_not_take_itself_for_out() {
     for seed in 574..577 {
         let mut world = World::new(seed, 3, 2);

@@ -417,6 +417,7 @@ impl Epoch {
             routing,
             made: now,
         };
+        storage.forget_own()?;
         storage.keep_loaded(mls);
         Ok(Self {
             id,

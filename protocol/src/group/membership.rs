@@ -316,15 +316,18 @@ impl Group {
         let me = self.me();
         let own = self.events.values();
         let mut own = own.filter(|stored| stored.signed.author == me);
-        unconfirmed.is_empty() && own.all(|stored| stored.confirmed.is_some())
+        let heard = own.all(|stored| stored.confirmed.is_some());
+        heard && unconfirmed.is_empty() && self.welcomes.is_empty() && self.spoilt.is_empty()
     }
 
-    /// When a mailbox last confirmed something that this member said.
+    /// When a mailbox last confirmed something that this member said, or the Welcome of somebody whom
+    /// they let in.
     fn farewell_heard(&self) -> Option<Time> {
         let me = self.me();
         let own = self.events.values();
         let own = own.filter(|stored| stored.signed.author == me);
-        own.filter_map(|stored| stored.confirmed).max()
+        let confirmed = own.filter_map(|stored| stored.confirmed);
+        confirmed.chain(self.welcomed).max()
     }
 
     /// Tells whether the group of a member who is leaving can go: nobody needs their device any
@@ -337,7 +340,7 @@ impl Group {
         let others = self.roster().iter().map(|member| member.id);
         let stays = |id: &MemberId| *id != self.me() && !self.leavers.contains_key(id);
         let needed = self.removal().is_none() && others.into_iter().any(|id| stays(&id));
-        let said = self.has_said_farewell() && self.welcomes.is_empty();
+        let said = self.has_said_farewell();
         let over = |wait: Span| since.after(wait) < now;
         let owes = self.owes_removal(now) && !(over(REMOVAL_WAITS) && self.in_touch());
         let heard = self.farewell_heard().into_iter();
@@ -644,6 +647,12 @@ impl Group {
             welcomes.extend(reply.into_iter().map(|envelope| (envelope, invite)));
         }
         self.add_own(made.child, context)?;
+        let listened = self.inboxes(context.world);
+        let listened = |id: &InviteId| {
+            let known = self.invites.get(id).map(|known| known.keys.inbox());
+            known.is_some_and(|inbox| listened.contains(inbox))
+        };
+        self.welcomes.retain(|_, invite| listened(invite));
         let room = MAX_OWED.saturating_sub(self.welcomes.len());
         let owed = welcomes.iter().map(|(envelope, of)| (envelope.id(), *of));
         self.welcomes.extend(owed.take(room));
@@ -674,12 +683,11 @@ impl Group {
     /// Tells whether this member knows that somebody was taken out: nobody comes in again under the
     /// same name, whatever invite they once asked by.
     fn is_known_out(&self, member: &MemberId) -> bool {
-        let history = self.history().into_iter();
-        let losers = self.tree.losers();
-        let losers = losers.filter(|epoch| self.is_steward(&epoch.meta.committer));
-        let mut removals = history.chain(losers);
-        let told = self.told_cuts.iter().any(|(told, _)| told == member);
-        told || removals.any(|epoch| epoch.meta.removed.iter().any(|out| out.id == *member))
+        let removes = |epoch: &&Epoch| epoch.removes(member);
+        let mut lost = self.tree.off_path().filter(removes);
+        self.told_cuts.iter().any(|(told, _)| told == member)
+            || self.history().iter().any(removes)
+            || lost.any(|epoch| self.is_steward(&epoch.meta.committer))
     }
 
     fn seal_reply(

@@ -40,8 +40,8 @@ pub(crate) struct GroupRecord {
     pub recovery: Recovery,
     pub told: Told,
     pub told_cuts: Vec<Cut>,
-    #[serde(default)]
     pub welcomes: Vec<(EnvelopeId, InviteId)>,
+    pub spoilt: Vec<(u64, EventId)>,
 }
 
 /// Where a member stands, as far as is known.
@@ -197,6 +197,7 @@ impl Group {
         group.told = record.told;
         group.told_cuts = record.told_cuts;
         group.welcomes = record.welcomes.into_iter().collect();
+        group.spoilt = record.spoilt.into_iter().collect();
         Ok(group)
     }
 
@@ -384,6 +385,7 @@ impl Group {
             told: self.told.clone(),
             told_cuts: self.told_cuts.clone(),
             welcomes: self.welcomes.iter().map(|(id, of)| (*id, *of)).collect(),
+            spoilt: self.spoilt.iter().copied().collect(),
         };
         context.persist(Kind::Group, self.id.as_bytes(), Some(encode(&record)?));
         Ok(())

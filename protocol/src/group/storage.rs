@@ -138,6 +138,13 @@ impl EpochStorage {
         self.part(|label| matches!(label, MESSAGE_SECRETS | OWN_MESSAGES))
     }
 
+    /// Begins to note anew: each epoch has its own messages.
+    pub(crate) fn forget_own(&self) -> Result<(), StorageError> {
+        let key = map_key(OWN_MESSAGES, &())?;
+        self.values.borrow_mut().remove(&key);
+        Ok(())
+    }
+
     /// Notes a message that this device sends, by its number.
     pub(crate) fn note_own(&self, seq: u64, mls: &[u8]) -> Result<(), StorageError> {
         let mut own = self.own_messages()?;

@@ -8,7 +8,10 @@
 //! A member who came in later, or came back with fresh keys, has a root that is not the group's
 //! first epoch. One who was welcomed to two branches has two roots.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +68,8 @@ pub(crate) struct Tree {
     off_path: BTreeSet<EpochId>,
     /// How often the path admits each request to join.
     admitted: BTreeMap<JoinId, usize>,
+    /// What is from before this member came back with fresh keys; `None` until somebody asks again.
+    history: RefCell<Option<BTreeSet<EpochId>>>,
 }
 
 impl Tree {
@@ -80,11 +85,13 @@ impl Tree {
             on_path: BTreeMap::new(),
             off_path: BTreeSet::new(),
             admitted: BTreeMap::new(),
+            history: RefCell::default(),
         }
     }
 
     /// Adds an epoch; [`Tree::choose`] gives it its place.
     pub(crate) fn insert(&mut self, epoch: Epoch) {
+        self.history.take();
         if let Some(parent) = epoch.meta.parent {
             let children = self.children.entry(parent).or_default();
             children.insert(epoch.id);
@@ -112,6 +119,7 @@ impl Tree {
 
     /// Adds a place where this member's knowledge begins.
     pub(crate) fn add_root(&mut self, epoch: EpochId) {
+        self.history.take();
         if self.roots.iter().all(|root| root.epoch != epoch) {
             self.roots.push(Root {
                 epoch,
@@ -122,6 +130,7 @@ impl Tree {
 
     /// Makes history of all that is known: the member comes back with fresh keys.
     pub(crate) fn retire_roots(&mut self) {
+        self.history.take();
         for root in &mut self.roots {
             root.retired = true;
         }
@@ -415,12 +424,26 @@ impl Tree {
 
     /// Tells whether an epoch is from before this member came back with fresh keys.
     pub(crate) fn is_history(&self, epoch: &EpochId) -> bool {
-        let root = self.ancestors(epoch).last();
-        let retired = |id: &EpochId| {
-            let mut roots = self.roots.iter();
-            roots.any(|root| root.epoch == *id && root.retired)
+        let mut history = self.history.borrow_mut();
+        let history = history.get_or_insert_with(|| self.below_retired_roots());
+        history.contains(epoch)
+    }
+
+    /// All that descends from a retired root, and from nothing before it that is known.
+    fn below_retired_roots(&self) -> BTreeSet<EpochId> {
+        let first = |id: &EpochId| {
+            let parent = self.epochs.get(id).map(|epoch| epoch.meta.parent);
+            parent.is_some_and(|parent| parent.is_none_or(|id| !self.epochs.contains_key(&id)))
         };
-        root.is_some_and(|root| retired(&root))
+        let retired = self.roots.iter().filter(|root| root.retired);
+        let mut next: Vec<EpochId> = retired.map(|root| root.epoch).filter(first).collect();
+        let mut below = BTreeSet::new();
+        while let Some(id) = next.pop() {
+            if below.insert(id) {
+                next.extend(self.children.get(&id).into_iter().flatten());
+            }
+        }
+        below
     }
 
     /// An epoch, its parent, and so on as far as is known.

@@ -450,8 +450,11 @@ impl World {
             };
             let readers: Vec<usize> = members.iter().filter(reads).copied().collect();
             // What was still on a device that has gone for ever has gone with it. Who was set back has said
-            // different things after the same one; once they are out, only what leads to the last counts.
-            let forked = !author_in && self.watches[post.author].old_copy;
+            // different things since the copy: once they are out, only what leads to the last counts; and
+            // what they said with keys that were used is not said again once somebody has come in.
+            let copied = self.watches[post.author].copied;
+            let changed = !author_in || roster.iter().any(|id| !meant.contains(id));
+            let forked = changed && copied.is_some_and(|first| post.at >= first);
             let void = post.void || self.nodes[post.author].gone || forked;
             // Who has left, and was in reach of a lying relay only, believed that all was stored.
             let left = left.contains(&post.by) && !self.is_censored(post.author);

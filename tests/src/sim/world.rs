@@ -172,6 +172,8 @@ pub(super) struct Watch {
     checked: usize,
     /// It was set back to an old copy of its disk.
     pub(super) old_copy: bool,
+    /// When the first of these copies was made.
+    pub(super) copied: Option<Time>,
     copy: Option<(Time, Disk)>,
     /// Its disk has lost something that was flushed.
     pub(super) damaged: bool,
@@ -1290,7 +1292,9 @@ impl World {
                 for post in self.ledger.posts.iter_mut().filter(lost) {
                     post.void = true;
                 }
-                self.watches[node].old_copy = true;
+                let watch = &mut self.watches[node];
+                watch.old_copy = true;
+                watch.copied = Some(watch.copied.map_or(since, |first| first.min(since)));
                 if since.after(AWAY_TOO_LONG) < self.now {
                     let now = self.now;
                     self.watches[node].missed.push((since, now));
