@@ -471,6 +471,25 @@ fn who_comes_back_from_before_many_removals_is_heard() {
 }
 
 #[test]
+fn a_steward_who_learns_that_they_are_out_leaves_the_others_to_who_removed_them() {
+    // The one removes somebody as the other is about to come back, and to remove them.
+    for seconds in [1, 10, 20, 30] {
+        let mut world = council(583, 6, 2, 2);
+        world.act(Action::CopyDisk { node: 1 });
+        does(&mut world, 1, Deed::Remove(5));
+        world.run_for(MINUTE);
+        world.act(Action::RestoreCopy { node: 1 });
+        does(&mut world, 1, Deed::Remove(0));
+        world.run_for(Span::SECOND.times(seconds));
+        let (node, slot, target) = (0, 0, 4);
+        world.act(Action::RemoveBy { node, slot, target });
+        world.run_for(HOUR.times(30));
+        assert!(together(&world, [1, 2, 3]), "after {seconds}");
+        holds(&mut world);
+    }
+}
+
+#[test]
 fn who_has_come_back_hears_who_asks_from_before_that() {
     let mut world = council(578, 6, 2, 3);
     world.act(Action::CopyDisk { node: 2 });

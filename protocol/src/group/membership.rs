@@ -434,6 +434,9 @@ impl Group {
             vec![self.seek_help(context)?, self.tell_outsiders(context)?];
         let acts = self.in_touch() && !self.recovery.is_old_copy();
         let is_in = acts && self.check_in().is_ok();
+        if acts {
+            next.push(self.concede(context)?);
+        }
         if let Some(rank) = self.rank().filter(|_| acts && self.removal().is_none()) {
             // Also who is leaving and is a steward still: perhaps nobody else can take somebody out
             // whose removal keeps the group, and their own farewell, from being sent.

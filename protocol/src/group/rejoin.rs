@@ -1151,6 +1151,35 @@ impl Group {
         self.persist_record(context)
     }
 
+    /// As a steward whom the others have taken out on a branch that has lost, and who all stand there,
+    /// stands there from now on: nobody is left here to make that removal again, and until it is made
+    /// nobody here may speak. Gives when to look again.
+    pub(super) fn concede(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Result<Option<Time>, GroupError> {
+        let me = self.me();
+        if self.rank().is_none() || !self.missing_removals().contains(&me) {
+            return Ok(None);
+        }
+        let others = self.other_stewards();
+        let stand = |at: &Epoch, who: &[MemberId]| self.tree.votes_below(who, &at.id) == who.len();
+        let mut removals = self.tree.losers().filter(|epoch| epoch.removes(&me));
+        let there = removals.find(|epoch| stand(epoch, &others) && !stand(epoch, &[me]));
+        let Some((there, since)) = there.map(|epoch| (epoch.id, epoch.meta.made)) else {
+            return Ok(None);
+        };
+        let due = since.after(REPAIR_AFTER);
+        if due > context.now {
+            return Ok(Some(due));
+        }
+        drop(removals);
+        let routing = self.tip_epoch()?.meta.routing.clone();
+        self.tell_stand(&routing, there, context)?;
+        self.move_tip(context)?;
+        Ok(None)
+    }
+
     /// Goes out with the last of the stewards who follow a branch that this member is not in; as
     /// a steward, tells the others here.
     fn follow_out(

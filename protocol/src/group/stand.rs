@@ -219,7 +219,7 @@ impl Group {
         Some((steward, stray.seq, stray.epoch))
     }
 
-    fn other_stewards(&self) -> Vec<MemberId> {
+    pub(super) fn other_stewards(&self) -> Vec<MemberId> {
         let me = self.me();
         let stewards = self.policy().map(|policy| policy.stewards.iter().copied());
         stewards

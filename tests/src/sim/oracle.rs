@@ -13,7 +13,7 @@ use kith_protocol::{
 use super::{
     action::Action,
     ledger::{Failure, FailureKind, Post},
-    world::{World, pseudonym},
+    world::{CommitSeen, World, pseudonym},
 };
 
 /// How long things may take to settle after healing: first a while that is mostly enough, then
@@ -238,7 +238,16 @@ impl World {
                     && self.is_lost(node, slot)
                     && !self.is_helped(node, slot, members)
             };
-            let gone = gone || (0..self.persons()).any(stuck) || self.is_hushed(&member.id);
+            // Nor is somebody there who was let go by a steward who is out since: that is void.
+            let out = |node: usize| {
+                let roster = group.roster().iter().map(|member| member.id).collect();
+                let void = |seen: &CommitSeen| self.ledger.own(&roster, seen.node).is_none();
+                let mut removals = self.commits.values();
+                let left = removals.any(|seen| seen.removes.contains(&member.id) && void(seen));
+                left && !self.has_record(node, &member.id)
+            };
+            let out = self.ledger.node_of(&member.id).is_some_and(out);
+            let gone = gone || out || (0..self.persons()).any(stuck) || self.is_hushed(&member.id);
             if !present.contains(&member.id) && !gone && !self.is_excused(&member.id) {
                 say(
                     FailureKind::Ghost,
