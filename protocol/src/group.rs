@@ -304,8 +304,8 @@ pub struct Group {
     welcomes: BTreeMap<EnvelopeId, InviteId>,
     /// When a mailbox last took one of these, since the start.
     welcomed: Option<Time>,
-    /// What this member said, in order, and others may not have been able to open: another copy of this
-    /// device used the same keys.
+    /// What this member said, in order, and others may not be able to open: another copy of this device
+    /// used the same keys, or nobody else has come where it was said.
     spoilt: BTreeSet<(u64, EventId)>,
     /// What this member said that is not encrypted yet, in order.
     unsent: BTreeSet<(u64, EventId)>,
@@ -706,7 +706,24 @@ impl Group {
         for id in lost {
             self.send_event(id, context)?;
         }
-        Ok(())
+        // Who was let in twice may have spoken where nobody else has ever been.
+        let of_other_root = |stored: &&StoredEvent| {
+            let SignedEvent {
+                id, author, event, ..
+            } = &stored.signed;
+            let other = self.tree.contains(&stored.sent_in)
+                && self.tree.fork_of(&stored.sent_in).is_none()
+                && !self.tree.is_history(&stored.sent_in);
+            let post = *author == me && matches!(event.body, Body::Post { .. });
+            post && other && stored.envelope.is_some() && !self.resent.contains(id)
+        };
+        let stranded = self.events.values().filter(of_other_root);
+        let stranded = stranded.map(|stored| (stored.signed.event.order, stored.signed.id));
+        let stranded: Vec<(u64, EventId)> = stranded.collect();
+        if self.status == Status::Active {
+            self.spoilt.extend(stranded);
+        }
+        self.say_again(context)
     }
 
     /// Whether some steward was not in an epoch, as far as is known.

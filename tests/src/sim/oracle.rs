@@ -144,9 +144,19 @@ impl World {
                 continue;
             }
             let governed = self.has_honest_steward(slot, &members);
-            // Where nobody governs any more, who came in as the last stewards left may be alone.
-            let stands = |node: &usize| governed || self.is_settled(*node, slot);
-            let members: Vec<usize> = members.into_iter().filter(stands).collect();
+            // Where nobody governs any more, who came in as the last stewards left may be alone: nobody
+            // else may have the commit, and nobody can bring the others to it.
+            let alone = |node: usize| {
+                let group = self.group(node, slot);
+                let last = group.is_some_and(|group| group.log().len() == 1);
+                let tip = group.map(|group| group.epoch().0);
+                let mut others = members.iter().filter(|other| **other != node);
+                let others =
+                    others.all(|other| self.group(*other, slot).map(|g| g.epoch().0) != tip);
+                last && others && members.len() > 1
+            };
+            let stands = |node: &usize| governed || (self.is_settled(*node, slot) && !alone(*node));
+            let members: Vec<usize> = members.iter().copied().filter(stands).collect();
             if members.is_empty() {
                 continue;
             }
