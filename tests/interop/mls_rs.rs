@@ -228,6 +228,7 @@ fn a_stranger_who_becomes_the_steward_removes_and_admits() {
     let (mut world, group, link, mut sten) = evening(&["Ana", "Bo", "Chloe"]);
     world.ask("Bo", &link);
     sten.listen(world.mailbox());
+    post(&mut world, &mut sten, "I am here");
     let ana = world.group("Ana", group).me();
     let ana = wire::Hash::new(*ana.as_bytes());
     world.command("Ana", Command::Leave { group }).unwrap();
@@ -255,6 +256,7 @@ fn a_stranger_who_becomes_the_steward_removes_and_admits() {
         said(&sten),
         [
             "Bo joined",
+            "Sten: I am here",
             "Ana left",
             "Sten: Ana has gone",
             "Chloe joined",
