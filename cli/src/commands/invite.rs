@@ -69,7 +69,7 @@ fn qr(link: &str) -> Option<String> {
 
 fn line(invite: &Invite) -> String {
     let until = invite.expires_at.in_local_time("%-d %B %Y, %H:%M");
-    let state = if invite.revoked { ", taken back" } else { "" };
+    let state = if invite.revoked { ", closed" } else { "" };
     format!(
         "{}  {} of {} used, until {until}{state}",
         invite.id, invite.used, invite.uses

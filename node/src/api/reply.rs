@@ -537,7 +537,7 @@ pub struct Invite {
     pub uses: u32,
     /// How many have.
     pub used: u32,
-    /// Whether it was taken back.
+    /// Whether it is closed before its time: a steward took it back, or somebody has left or was removed since.
     pub revoked: bool,
 }
 

@@ -104,7 +104,7 @@ pub struct InviteState {
     pub uses: u32,
     /// How many it has admitted.
     pub used: u32,
-    /// Whether a steward took it back.
+    /// Whether it is closed: a steward took it back, or somebody has left or was removed since.
     pub revoked: bool,
 }
 
@@ -167,12 +167,16 @@ impl Group {
 
     /// The invites that this member knows of.
     pub fn invites(&self) -> Vec<InviteState> {
-        let state = |(id, known): (&InviteId, &KnownInvite)| InviteState {
-            id: *id,
-            expires: known.expires,
-            uses: self.used(id).saturating_add(self.uses_left(id, known)),
-            used: self.used(id),
-            revoked: !self.is_open(id, known),
+        let history = self.history();
+        let state = |(id, known): (&InviteId, &KnownInvite)| {
+            let used = admitted_by(id, history.iter().copied());
+            InviteState {
+                id: *id,
+                expires: known.expires,
+                uses: used.saturating_add(self.uses_left(id, known)),
+                used,
+                revoked: !self.is_open(id, known),
+            }
         };
         self.invites.iter().map(state).collect()
     }
