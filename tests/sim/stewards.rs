@@ -493,6 +493,79 @@ fn of_two_stewards_who_remove_each_other_one_stays_and_all_agree_which() {
 }
 
 #[test]
+fn stewards_who_are_all_to_go_leave_the_first_of_them_to_decide() {
+    // The branch that wins is of somebody whom nobody removes, and who steps down.
+    for (seed, ring) in [(263, vec![0, 2]), (264, vec![0, 2, 3])] {
+        for apart in [false, true] {
+            let mut world = council(seed, 6, 2, ring.len() + 1);
+            if apart {
+                part(&mut world, [0, 6], HOUR);
+            }
+            let next = ring.iter().cycle().skip(1);
+            let removals = ring.iter().zip(next);
+            let removals = removals.map(|(by, of)| (*by as u64, Deed::Remove(*of)));
+            let deeds = [(1, Deed::Demote(1))].into_iter().chain(removals).collect();
+            asked_nothing(&mut world, Action::AtOnce { slot: 0, deeds });
+            world.run_for(HOUR.times(2));
+            all_post(&mut world, MINUTE);
+            holds(&mut world);
+            let left = ranks(&world, 5);
+            assert!(apart || left == [0], "ring of {}", ring.len());
+            assert_eq!(left.len(), 1, "ring of {}, apart: {apart}", ring.len());
+            assert!(
+                ring.iter()
+                    .all(|node| world.is_in(*node, 0) == (*node == left[0]))
+            );
+        }
+    }
+}
+
+#[test]
+fn two_who_are_to_go_wait_a_day_for_a_steward_who_is_not_and_no_longer() {
+    let mut world = council(262, 6, 2, 4);
+    vanish(&mut world, 3);
+    let deeds = vec![
+        (1, Deed::Demote(1)),
+        (0, Deed::Remove(2)),
+        (2, Deed::Remove(0)),
+    ];
+    asked_nothing(&mut world, Action::AtOnce { slot: 0, deeds });
+    for _ in 0..4 {
+        world.run_for(MINUTE.times(350));
+        for node in [0, 2] {
+            let down = MINUTE;
+            asked_nothing(&mut world, Action::Stop { node, down });
+        }
+    }
+    assert_eq!(ranks(&world, 5), [0, 2, 3]);
+    post(&mut world, 4);
+    world.run_for(HOUR.times(3));
+    assert_eq!(ranks(&world, 5), [0, 3]);
+    all_post(&mut world, MINUTE);
+    holds(&mut world);
+}
+
+#[test]
+fn all_stewards_whom_one_who_has_gone_took_out_leave_the_others_to_talk() {
+    let mut world = council(268, 6, 2, 4);
+    part(&mut world, [2, 6], HOUR);
+    does(&mut world, 2, Deed::Remove(0));
+    does(&mut world, 2, Deed::Remove(1));
+    does(&mut world, 0, Deed::Demote(3));
+    world.run_for(SETTLED);
+    assert_eq!(ranks(&world, 5), [0, 1, 2]);
+    vanish(&mut world, 2);
+    world.run_for(HOUR.times(3));
+    assert!([0, 1].iter().all(|node| !world.is_in(*node, 0)));
+    let before = lines(&world, 5);
+    post(&mut world, 3);
+    world.run_for(MINUTE);
+    assert_eq!(lines(&world, 5), before + 1);
+    assert_eq!(ranks(&world, 5), [2, 3]);
+    holds(&mut world);
+}
+
+#[test]
 fn a_ring_of_three_removals_leaves_a_group_that_agrees() {
     let mut world = council(265, 8, 2, 3);
     let deeds = vec![

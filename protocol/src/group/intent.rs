@@ -17,13 +17,17 @@ use super::{
     membership::RANK_DELAY,
     note::{Class, CommitNote, Intent, Payload, What},
     policy::is_address,
+    rejoin::REPAIR_AFTER,
 };
 use crate::{
     envelope::Envelope,
     id::{IntentId, MemberId},
     profile::{Notice, Output},
-    time::Time,
+    time::{Span, Time},
 };
+
+/// How long a steward who is to go leaves it to those who are not to make the removals that are missing.
+pub const LAST_WORD_WAITS: Span = Span::DAY;
 
 /// A change that this member asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -263,10 +267,17 @@ impl Group {
         }
         // Removals first: what cannot be done together with one is not done.
         due.sort_by_key(|intent| intent.what.cut().is_none());
-        let mut due = self.consistent(due);
-        if self.missing_removals().contains(&me) {
-            due.clear(); // Who is to go themselves decides nothing for others any more.
+        let goes = self.missing_removals().contains(&me);
+        if goes {
+            // Who is to go themselves decides nothing for others any more, unless nobody else can.
+            let at = self.last_word(rank);
+            due.retain(|intent| {
+                self.missed.contains_key(&intent.id) && intent.what.cut().is_some()
+            });
+            due.retain(|_| at.is_some_and(|at| at <= now));
+            later.extend(at.filter(|at| *at > now));
         }
+        let due = self.consistent(due);
         let wished = !self.wishes.is_empty();
         if !due.is_empty() {
             let class = if due.iter().any(|intent| intent.what.cut().is_some()) {
@@ -277,16 +288,49 @@ impl Group {
             let promotes = |intent: &Intent| matches!(intent.what, What::Promote { .. });
             let promotes = due.iter().any(promotes);
             let note = self.note(class, due, context)?;
-            self.wishes.clear();
+            if !goes {
+                self.wishes.clear();
+            }
             self.commit(note, context)?;
             if promotes {
                 self.announce_invites(context)?;
             }
-        } else if wished && !self.missing_removals().contains(&me) {
+        } else if wished && !goes {
             self.wishes.clear(); // Somebody else did it, or it makes no sense any more.
             self.persist_record(context)?;
         }
         Ok(later.into_iter().min())
+    }
+
+    /// When a steward whose own removal is missing makes those of the others: if all who removed them are
+    /// to go as well. By that it is void; and if all stewards are to go, or the others do not come, nobody
+    /// else is there to end it.
+    fn last_word(&self, rank: usize) -> Option<Time> {
+        let me = self.me();
+        let missing = self.missing_removals();
+        let goes = |member: &MemberId| missing.contains(member);
+        let counts = |epoch: &&Epoch| self.is_steward(&epoch.meta.committer);
+        let mut removals = self.tree.off_path().filter(counts);
+        let own = |epoch: &Epoch| epoch.removes(&me) && !goes(&epoch.meta.committer);
+        if removals.any(own) {
+            return None;
+        }
+        let removals = self.missing_intents().into_iter();
+        let removals = removals.filter(|missing| missing.what.cut().is_some());
+        let since = removals
+            .filter_map(|missing| self.missed.get(&missing.id))
+            .max()?;
+        let due = since
+            .after(REPAIR_AFTER)
+            .after(RANK_DELAY.times(rank as u64));
+        if self.other_stewards().iter().all(goes) {
+            return Some(due);
+        }
+        // Since the last of these was learned of: a device may be off at night.
+        let removals = self.tree.off_path().filter(counts);
+        let removals = removals.filter(|epoch| missing.iter().any(|member| epoch.removes(member)));
+        let known = removals.map(|epoch| epoch.meta.made).max()?;
+        Some(due.max(known.after(LAST_WORD_WAITS)))
     }
 
     /// Leaves out what is done already or cannot be done together.

@@ -1159,10 +1159,16 @@ impl Group {
         context: &mut Context<'_>,
     ) -> Result<Option<Time>, GroupError> {
         let me = self.me();
-        if self.rank().is_none() || !self.missing_removals().contains(&me) {
+        let missing = self.missing_removals();
+        if self.rank().is_none() || !missing.contains(&me) {
             return Ok(None);
         }
-        let others = self.other_stewards();
+        // Who is to go as well makes no removal either.
+        let mut others = self.other_stewards();
+        others.retain(|steward| !missing.contains(steward));
+        if others.is_empty() {
+            return Ok(None); // One of them decides, or each would give way to the other.
+        }
         let stand = |at: &Epoch, who: &[MemberId]| self.tree.votes_below(who, &at.id) == who.len();
         let mut removals = self.tree.losers().filter(|epoch| epoch.removes(&me));
         let there = removals.find(|epoch| stand(epoch, &others) && !stand(epoch, &[me]));

@@ -1695,7 +1695,7 @@ impl World {
         let removals = self.known_removals(node);
         for (tapped, later) in made {
             let epoch = tapped.epoch();
-            let wrong = self.to_removed(&tapped, &removals, &later);
+            let wrong = self.to_removed(node, &tapped, &removals, &later);
             if wrong {
                 self.fail(
                     FailureKind::Invariant,
@@ -1721,6 +1721,7 @@ impl World {
 
     fn to_removed(
         &self,
+        node: usize,
         tapped: &Tapped,
         removals: &[KnownRemoval],
         later: &BTreeSet<EpochId>,
@@ -1730,7 +1731,20 @@ impl World {
         };
         let stewards = self.epochs.get(&tapped.epoch()).map(|seen| &seen.stewards);
         let takes_out = tapped.child().map(|child| self.removed_by(&child));
-        let takes_out = takes_out.unwrap_or_default();
+        let mut takes_out = takes_out.unwrap_or_default();
+        let me = self.ledger.own(&roster, node);
+        let own = removals
+            .iter()
+            .filter(|removal| me.is_some_and(|me| removal.members.contains(&me)));
+        if !takes_out.is_empty()
+            && own
+                .clone()
+                .all(|own| own.by.is_none_or(|by| takes_out.contains(&by)))
+        {
+            // Who is to go takes out all who removed them, which is void by that: they may wait for each
+            // other.
+            takes_out.extend(me);
+        }
         let counts = |removal: &&KnownRemoval| {
             let is_steward = |by: &MemberId| stewards.is_none_or(|all| all.contains(by));
             let void = removal
