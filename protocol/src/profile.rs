@@ -564,9 +564,8 @@ impl Profile {
             let joins = self.joins.values_mut();
             joins.for_each(|join| join.parts.set_clock_back(now));
         }
-        let jumped = now > self.last.after(CLOCK_SLACK) || now.after(CLOCK_SLACK) < self.last;
         let before = Some(self.last).filter(|last| last.as_ms() > 0);
-        let jumped = jumped && before.is_some();
+        let jumped = self.jumps(now);
         if jumped {
             // The device slept, or somebody set its clock: what hour mailboxes have is unknown.
             self.clock = None;
@@ -579,7 +578,7 @@ impl Profile {
             });
         }
         self.last = now;
-        let supposed = self.world(now);
+        let supposed = self.time(now);
         let theirs = match &input {
             Input::Synced { server_now, .. } => *server_now,
             Input::OtherHour { server_now, .. } => Some(*server_now),
@@ -610,7 +609,7 @@ impl Profile {
                 let _ = group.be_sure(&mut context);
             }
         }
-        if world != supposed {
+        if self.time(now) != supposed {
             context.out.push(Output::Watching); // Which invites are over is another question now.
         }
         for group in self.groups.values_mut() {
@@ -1107,6 +1106,20 @@ impl Profile {
         }
     }
 
+    /// Whether the clock shows another time than it should since the last input.
+    fn jumps(&self, now: Time) -> bool {
+        let far = now > self.last.after(CLOCK_SLACK) || now.after(CLOCK_SLACK) < self.last;
+        far && self.last.as_ms() > 0
+    }
+
+    /// What time it is, and whether a community node has said so.
+    fn time(&self, now: Time) -> (Time, bool) {
+        if self.jumps(now) {
+            return (now, false);
+        }
+        (self.world(now), self.knows_time())
+    }
+
     /// Whether some community node has said what time it is.
     fn knows_time(&self) -> bool {
         self.clock_agrees || self.clock.is_some()
@@ -1211,7 +1224,7 @@ impl Profile {
     }
 
     fn rebuild_topics(&mut self, now: Time) {
-        let world = self.world(now);
+        let (world, told) = self.time(now);
         self.topics.clear();
         let mut listen = |secret: RoutingSecret, route: Route| {
             self.topics.insert(secret.key().topic(), (secret, route));
@@ -1226,7 +1239,7 @@ impl Profile {
             for help in group.watched_help(now) {
                 listen(help, Route::Help(*id));
             }
-            for inbox in group.inboxes(world) {
+            for inbox in group.inboxes(world, told) {
                 let invite = InviteId::of(&inbox.key().topic());
                 listen(inbox, Route::Inbox(*id, invite));
             }
@@ -1235,7 +1248,7 @@ impl Profile {
 
     /// Every topic that the profile listens to now, with the community nodes that may know of it.
     pub fn watched(&self, now: Time) -> Vec<Watched> {
-        let world = self.world(now);
+        let (world, told) = self.time(now);
         let mut watched = Vec::new();
         for join in self.joins.values() {
             // Who is in follows the group to where it stores its envelopes now.
@@ -1266,7 +1279,7 @@ impl Profile {
             };
             let routings = group.routings().into_iter();
             watched.extend(routings.map(|routing| on(routing, Some(group.id()))));
-            let invited = group.inboxes(world).into_iter();
+            let invited = group.inboxes(world, told).into_iter();
             inboxes.extend(invited.map(|routing| on(routing, None)));
             let asked = group.watched_help(now).into_iter().enumerate();
             help.extend(asked.map(|(place, routing)| (place, on(routing, None))));

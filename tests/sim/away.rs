@@ -934,3 +934,37 @@ fn the_only_steward_who_left_and_is_set_back_to_before_learns_that_they_are_out(
         holds(&mut world);
     }
 }
+
+/// A community node says that it has the Welcome, and does not; then the clock goes ahead.
+#[test]
+fn a_welcome_outlives_a_clock_that_goes_ahead_by_a_year() {
+    for (seed, crash) in [(496, false), (497, true)] {
+        let mut world = doorstep(seed, 3);
+        world.faults.gossip = false;
+        let (liar, honest) = (4, 5);
+        world.act(Action::Censor {
+            relay: liar,
+            member: 0,
+        });
+        let down = HOUR.times(2);
+        world.act(Action::Stop { node: honest, down });
+        for steward in [1, 2] {
+            isolate(&mut world, steward, HOUR.times(2));
+        }
+        let before = tip(&world, 0);
+        join(&mut world, 3);
+        assert!(until(&mut world, MINUTE, |world| tip(world, 0) != before));
+        world.run_for(MINUTE);
+        isolate(&mut world, 0, HOUR);
+        world.act(Action::SetClock { node: 0, ms: YEAR });
+        if crash {
+            world.act(Action::Stop {
+                node: 0,
+                down: MINUTE,
+            });
+        }
+        world.run_for(HOUR.times(3));
+        assert!(world.is_in(3, 0), "SEED={seed}");
+        holds(&mut world);
+    }
+}

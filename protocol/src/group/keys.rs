@@ -115,6 +115,7 @@ impl Group {
             self.recovery.on = Some(now);
             if let Some(told) = context.told {
                 self.recovery.told = Some((now, told));
+                self.recovery.shown = Some(told);
             }
             self.persist_record(context)?;
         }

@@ -654,7 +654,7 @@ impl Group {
             welcomes.extend(reply.into_iter().map(|envelope| (envelope, invite)));
         }
         self.add_own(made.child, context)?;
-        let listened = self.inboxes(context.world);
+        let listened = self.inboxes(context.world, context.told.is_some());
         let listened = |id: &InviteId| {
             let known = self.invites.get(id).map(|known| known.keys.inbox());
             known.is_some_and(|inbox| listened.contains(inbox))
@@ -908,8 +908,10 @@ impl Group {
     }
 
     /// The routing secrets of the inboxes that this member answers, or has answered without any mailbox
-    /// having the answer yet.
-    pub(crate) fn inboxes(&self, now: Time) -> Vec<RoutingSecret> {
+    /// having the answer yet. While no community node has `told` what time it is, those are over that
+    /// were when one did last: a device drops what is on topics to which it does not listen.
+    pub(crate) fn inboxes(&self, now: Time, told: bool) -> Vec<RoutingSecret> {
+        let now = self.recovery.shown.filter(|_| !told).unwrap_or(now);
         let answers = self.rank().is_some() && self.check_in().is_ok();
         let owes = |id: &InviteId| self.welcomes.values().any(|invite| invite == id);
         let answered = |(id, known): &(&InviteId, &KnownInvite)| {

@@ -211,6 +211,8 @@ pub(crate) struct Recovery {
     pub(super) on: Option<Time>,
     /// What community nodes' clocks showed last, and this device's own then.
     pub(super) told: Option<(Time, Time)>,
+    /// What they showed last, whatever has happened to this device's own since.
+    pub(super) shown: Option<Time>,
     /// Time that passed at one stroke, until it counts.
     pub(super) leap: Option<Leap>,
     /// What was sealed here before any community node had said what time it is, since one did last.
