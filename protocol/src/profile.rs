@@ -847,11 +847,18 @@ impl Profile {
     }
 
     fn leave(&mut self, id: GroupId, context: &mut Context<'_>) -> Result<Outcome, Error> {
+        let came_in_lately = self.came_in_lately(&id);
         let group = self.groups.get_mut(&id).ok_or(Error::NoSuchGroup)?;
-        if group.leave(context)? {
+        if group.leave(came_in_lately, context)? {
             self.forget_group(&id, context);
         }
         Ok(Outcome::Done)
+    }
+
+    /// Whether a Welcome to this group may still come, for a request that it answers a second time.
+    fn came_in_lately(&self, id: &GroupId) -> bool {
+        let mut joins = self.joins.values();
+        joins.any(|join| join.state == JoinState::Joined(*id))
     }
 
     fn forget_group(&mut self, id: &GroupId, context: &mut Context<'_>) {
@@ -1099,7 +1106,8 @@ impl Profile {
     /// Forgets the groups that were left and do not need this device any more.
     fn forget_left(&mut self, context: &mut Context<'_>) {
         let groups = self.groups.values();
-        let gone = groups.filter(|group| group.can_go(context.now));
+        let gone =
+            groups.filter(|group| group.can_go(self.came_in_lately(&group.id()), context.now));
         let gone: Vec<GroupId> = gone.map(Group::id).collect();
         for id in gone {
             self.forget_group(&id, context);

@@ -968,3 +968,36 @@ fn a_welcome_outlives_a_clock_that_goes_ahead_by_a_year() {
         holds(&mut world);
     }
 }
+
+#[test]
+fn who_left_and_is_let_in_afterwards_takes_leave_again() {
+    for seed in 498..501 {
+        let mut world = World::new(seed, 5, 2);
+        world.faults.gossip = false;
+        gather(&mut world, 0, 0, 1..4);
+        appoint(&mut world, 0, 0, 1..2);
+        // One steward lets them in on a branch that loses, to the other who ends all links.
+        part(&mut world, [1, 4, 5], HOUR.times(2));
+        join(&mut world, 4);
+        assert!(until(&mut world, HOUR, |world| world.is_in(4, 0)));
+        post(&mut world, 4);
+        does(&mut world, 0, Deed::Demote(1));
+        does(&mut world, 0, Deed::Remove(3));
+        world.run_for(HOUR.times(3));
+        assert!(!world.is_in(4, 0), "they were told that they are out");
+        asked(&mut world, Action::Leave { node: 4, slot: 0 });
+        world.run_for(HOUR.times(30));
+        // On whose device the request still lies.
+        does(&mut world, 0, Deed::Promote(1));
+        world.run_for(HOUR);
+        assert!(!sees(&world, 0, 4), "SEED={seed}");
+        holds(&mut world);
+        let log = world.group(0, 0).expect("in").log();
+        let changes = log.iter().flat_map(|entry| &entry.changes);
+        let left = changes.filter(|change| matches!(change, LogChange::Left(_)));
+        assert_eq!(left.count(), 1, "SEED={seed}");
+        assert!(lines(&world, 1) > 0, "what they said to who let them in");
+        let gone = |world: &World| world.group(4, 0).is_none();
+        assert!(until(&mut world, Span::DAY.times(9), gone), "SEED={seed}");
+    }
+}

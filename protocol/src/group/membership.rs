@@ -209,15 +209,22 @@ impl Group {
     /// Asks the stewards to take this member out. The last steward first hands the role to the
     /// next member, so that the group stays governable.
     ///
-    /// Gives `true` when nobody else is in the group: it can go at once.
-    pub(crate) fn leave(&mut self, context: &mut Context<'_>) -> Result<bool, GroupError> {
+    /// Gives `true` when nobody else is in the group, or this member is not: it can go at once. Not if
+    /// they `came_in_lately` on a branch that the stewards left: another may let them in once more, and
+    /// has to be told that they have gone.
+    pub(crate) fn leave(
+        &mut self,
+        came_in_lately: bool,
+        context: &mut Context<'_>,
+    ) -> Result<bool, GroupError> {
         let tip = self.tip_epoch()?;
         // Others must have followed: one's own device may be the only one that knows of it.
         let me = self.me();
         let followed = self.tree.has_majority_of(tip, |id| *id != me);
         let settled = self.recovery.out().is_some() || followed;
         let alone = tip.meta.roster.len() <= 1 && !self.owes_removal(context.now);
-        if alone || (self.removal().is_some() && settled) {
+        let over = self.removal().is_some() && settled;
+        if alone || (over && !(came_in_lately && self.is_doubtful())) {
             return Ok(true);
         }
         if self.status != Status::Active {
@@ -337,10 +344,13 @@ impl Group {
     /// Tells whether the group of a member who is leaving can go: nobody needs their device any
     /// more. Until a steward has let them go, somebody who does not know that they are leaving may
     /// hand them the stewards' role.
-    pub(crate) fn can_go(&self, now: Time) -> bool {
+    pub(crate) fn can_go(&self, came_in_lately: bool, now: Time) -> bool {
         let Status::Leaving { since, .. } = self.status else {
             return false;
         };
+        if self.removal().is_some() && came_in_lately && self.is_doubtful() {
+            return false;
+        }
         let others = self.roster().iter().map(|member| member.id);
         let stays = |id: &MemberId| *id != self.me() && !self.leavers.contains_key(id);
         let needed = self.removal().is_none() && others.into_iter().any(|id| stays(&id));

@@ -1100,7 +1100,7 @@ impl Group {
     }
 
     /// Whether this member came in by a commit that the stewards of then are not known to stand for.
-    fn is_doubtful(&self) -> bool {
+    pub(super) fn is_doubtful(&self) -> bool {
         let root = self.tree.path().next();
         root.is_some_and(|root| root.meta.committer != self.me() && !self.tree.is_upheld(root))
     }
