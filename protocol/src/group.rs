@@ -11,6 +11,8 @@ mod epoch;
 mod intent;
 mod keys;
 #[cfg(test)]
+mod led_away_tests;
+#[cfg(test)]
 mod loaded_tests;
 mod membership;
 mod nodes;
@@ -436,6 +438,10 @@ impl Group {
             return Ok(());
         }
         let (id, committer) = (first.id, first.meta.committer);
+        let decides = |epoch: &Epoch| epoch.meta.policy.rank(&committer).is_some();
+        if !self.is_doubtful() && !self.tree.epochs().any(decides) {
+            return Err(GroupError::NotSteward); // Every member knows the link, and could lead elsewhere.
+        }
         self.recovery.forget_out();
         self.tree.add_root(id);
         self.tree.note_vote(committer, note.seq, id);

@@ -1056,6 +1056,9 @@ impl Profile {
             open_note,
             context.now,
         )?;
+        if !request.link.leads_to(&group) {
+            return Err(GroupError::Malformed); // Every member knows the link, and could lead elsewhere.
+        }
         if let Some(known) = self.groups.get_mut(&group) {
             if known.me() == key.public() {
                 // To another branch: the commit that made the first one may have lost.

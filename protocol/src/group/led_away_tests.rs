@@ -1,0 +1,179 @@
+//! What a member who knows an invite's seed, as all do, can make of a newcomer's request.
+
+use rand_core::OsRng;
+
+use super::{
+    epoch::{Epoch, read_key_package},
+    note::{Class, CommitNote, Intent, What},
+    *,
+};
+use crate::{
+    event::InviteSeed,
+    identity::RootSeed,
+    invite::{InboxPayload, InviteKeys, Reply, WelcomeNote},
+    profile::{Command, Input, JoinState, Outcome, Profile},
+};
+
+const NOW: Time = Time::from_ms(1_800_000_000_000);
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+fn kept(out: Vec<Output>) -> Vec<Envelope> {
+    let kept = out.into_iter().filter_map(|output| match output {
+        Output::Keep(envelope) => Some(envelope),
+        _ => None,
+    });
+    kept.collect()
+}
+
+fn done(profile: &mut Profile, command: Command) -> Outcome {
+    let out = profile.handle(Input::Command(command), NOW, &mut OsRng);
+    let done = out.into_iter().find_map(|output| match output {
+        Output::Done(outcome) => Some(outcome.unwrap()),
+        _ => None,
+    });
+    done.unwrap()
+}
+
+/// A steward, their group, and somebody who asks by a link of it.
+struct Doorstep {
+    ana: Profile,
+    ben: Profile,
+    group: GroupId,
+    keys: InviteKeys,
+    request: Envelope,
+}
+
+fn doorstep() -> Doorstep {
+    let mut ana = Profile::new(RootSeed::generate(&mut OsRng));
+    let mut ben = Profile::new(RootSeed::generate(&mut OsRng));
+    let founded = Command::CreateGroup {
+        name: name("Evening"),
+        pseudonym: name("Ana"),
+        community: vec![],
+    };
+    let Outcome::Founded(group) = done(&mut ana, founded) else {
+        panic!("a group");
+    };
+    let topic = ana.group(&group).unwrap().routings()[0].key().topic();
+    let server_now = Some(NOW);
+    let _ = ana.handle(Input::Synced { topic, server_now }, NOW, &mut OsRng);
+    let (life, uses) = (Span::DAY, 5);
+    let invite = done(&mut ana, Command::NewInvite { group, life, uses });
+    let Outcome::Invited(invite, link) = invite else {
+        panic!("a link");
+    };
+    let seed: InviteSeed = ana.group(&group).unwrap().invites[&invite.id]
+        .keys
+        .seed()
+        .clone();
+    let ask = Command::Join {
+        link: link.to_string(),
+        pseudonym: name("Ben"),
+    };
+    let out = ben.handle(Input::Command(ask), NOW, &mut OsRng);
+    let request = kept(out).remove(0);
+    let keys = InviteKeys::new(&seed);
+    Doorstep {
+        ana,
+        ben,
+        group,
+        keys,
+        request,
+    }
+}
+
+impl Doorstep {
+    fn let_in(&mut self) {
+        let asked = Input::Envelope(self.request.clone());
+        for reply in kept(self.ana.handle(asked, NOW, &mut OsRng)) {
+            let _ = self.ben.handle(Input::Envelope(reply), NOW, &mut OsRng);
+        }
+    }
+
+    /// A Welcome to a group of a member's own that bears this id, as that member would seal it.
+    fn forged(&self, group: GroupId) -> Envelope {
+        let content = self.request.open(&self.keys.inbox().key()).unwrap();
+        let InboxPayload::Request {
+            join,
+            encapsulated,
+            sealed,
+        } = codec::decode(&content).unwrap()
+        else {
+            panic!("a request");
+        };
+        let package = self.keys.open_request(&join, encapsulated, sealed).unwrap();
+        let (package, _) = read_key_package(&package).unwrap();
+        let cleo = RootSeed::generate(&mut OsRng);
+        let cleo = cleo.pseudonym(&PseudonymSalt::generate(&mut OsRng));
+        let policy = GroupPolicy {
+            name: name("Evening"),
+            stewards: vec![cleo.public()],
+            community: vec![],
+        };
+        let own = Epoch::found(&group, &cleo, name("Ana"), policy, NOW).unwrap();
+        let intent = Intent {
+            id: IntentId::of_join(&join),
+            what: What::Admit {
+                invite: self.keys.id(),
+                join,
+            },
+        };
+        let note = CommitNote {
+            seq: 1,
+            class: Class::Change,
+            order: 1 << 40,
+            at: NOW,
+            intents: vec![intent],
+        };
+        let made = own.commit(&group, &cleo, vec![package], note, NOW).unwrap();
+        let child = &made.child;
+        let (routing, order) = (child.meta.routing.clone(), child.meta.order);
+        let note = WelcomeNote::sign(vec![join], child.id, routing, order, 1, vec![], &cleo);
+        let note = codec::encode(&note.unwrap()).unwrap();
+        let key = child.welcome_key(&group).unwrap().key();
+        let note = Envelope::seal(&key, NOW.bucket(), &note, &mut OsRng).unwrap();
+        let reply = Reply::Welcome {
+            joins: vec![join],
+            welcome: made.welcome.clone().unwrap(),
+            note: note.as_bytes().to_vec(),
+        };
+        let payload = codec::encode(&self.keys.seal_reply(&reply).unwrap()).unwrap();
+        Envelope::seal(&self.keys.inbox().key(), NOW.bucket(), &payload, &mut OsRng).unwrap()
+    }
+
+    fn hears(&mut self, envelope: Envelope) {
+        let _ = self.ben.handle(Input::Envelope(envelope), NOW, &mut OsRng);
+    }
+
+    fn state(&self) -> JoinState {
+        self.ben.joins().next().unwrap().1.state
+    }
+}
+
+#[test]
+fn a_welcome_to_another_group_than_the_links_is_not_taken() {
+    let mut doorstep = doorstep();
+    doorstep.hears(doorstep.forged(GroupId::from_bytes([7; GroupId::LEN])));
+    assert_eq!(doorstep.state(), JoinState::Waiting);
+    assert_eq!(doorstep.ben.groups().count(), 0);
+    doorstep.let_in();
+    assert_eq!(doorstep.state(), JoinState::Joined(doorstep.group));
+}
+
+#[test]
+fn who_is_in_is_not_led_away_by_a_member_who_is_no_steward() {
+    let mut doorstep = doorstep();
+    doorstep.let_in();
+    let group = doorstep.group;
+    let stands = |doorstep: &Doorstep| doorstep.ben.group(&group).unwrap().epoch();
+    assert_eq!(
+        stands(&doorstep),
+        doorstep.ana.group(&group).unwrap().epoch()
+    );
+    let before = stands(&doorstep);
+    doorstep.hears(doorstep.forged(group));
+    assert_eq!(stands(&doorstep), before);
+}
