@@ -935,6 +935,45 @@ fn the_only_steward_who_left_and_is_set_back_to_before_learns_that_they_are_out(
     }
 }
 
+/// Of who is there, nobody whom the old copy knows is a steward any more, and the steward is one whom it
+/// does not know.
+#[test]
+fn the_only_steward_who_left_and_is_set_back_takes_a_members_word_for_it() {
+    for seed in 493..496 {
+        let mut world = World::new(seed, 4, 2);
+        gather(&mut world, 0, 0, 1..2);
+        join(&mut world, 2);
+        world.run_for(SETTLED);
+        appoint(&mut world, 0, 0, 2..3);
+        asked(&mut world, Action::Leave { node: 1, slot: 0 });
+        world.run_for(HOUR);
+        world.act(Action::CopyDisk { node: 0 });
+        does(&mut world, 2, Deed::Demote(2));
+        world.act(Action::Invite {
+            slot: 0,
+            uses: 1,
+            life: Span::DAY,
+        });
+        world.run_for(SETTLED);
+        join(&mut world, 3);
+        world.run_for(SETTLED);
+        post(&mut world, 3);
+        world.run_for(MINUTE);
+        asked(&mut world, Action::Leave { node: 0, slot: 0 });
+        let gone = |world: &World| world.group(0, 0).is_none();
+        assert!(
+            until(&mut world, Span::DAY.times(2), gone),
+            "nobody needs it"
+        );
+        assert_eq!(ranks(&world, 2), [3]);
+        world.act(Action::RestoreCopy { node: 0 });
+        assert!(world.is_in(0, 0), "as it was");
+        world.run_for(HOUR.times(3));
+        assert!(!world.is_in(0, 0), "SEED={seed}");
+        holds(&mut world);
+    }
+}
+
 /// A community node says that it has the Welcome, and does not; then the clock goes ahead.
 #[test]
 fn a_welcome_outlives_a_clock_that_goes_ahead_by_a_year() {

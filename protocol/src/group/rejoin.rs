@@ -890,7 +890,13 @@ impl Group {
     /// What a steward answers; nothing while it may be this steward who cannot follow.
     fn judge_ask(&self, to: AskId, ask: &Ask, now: Time) -> Result<Option<Answer>, GroupError> {
         let tip = self.tip_epoch()?;
-        if self.rank().is_none() && !(ask.anyone && self.is_member(&ask.member)) {
+        let out = || {
+            self.history()
+                .iter()
+                .any(|epoch| epoch.removes(&ask.member))
+        };
+        let helps = || self.is_member(&ask.member) || (ask.old_copy && out());
+        if self.rank().is_none() && !(ask.anyone && helps()) {
             return Ok(None); // They would not take it from this member.
         }
         if !ask.old_copy && self.weigh(&ask.seen) == Ordering::Less {
