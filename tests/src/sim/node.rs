@@ -11,6 +11,7 @@ use std::{
 
 use kith_protocol::{
     envelope::Envelope,
+    group::Group,
     id::{EnvelopeId, EpochId, GroupId, JoinId, MemberId, TopicId},
     identity::RootSeed,
     mailbox::{self, Carrier, LinkId, Mailbox, Policy, Side, Source},
@@ -432,13 +433,17 @@ impl Step<'_> {
         let Some(profile) = &mut self.machine.profile else {
             return;
         };
-        let tips = |profile: &Profile| -> BTreeMap<GroupId, EpochId> {
-            let groups = profile.groups();
-            groups.map(|group| (group.id(), group.epoch().0)).collect()
+        // Of groups that are being left as well.
+        let tips = |profile: &Profile, disk: &Disk| -> BTreeMap<GroupId, EpochId> {
+            let kept = disk.keys(Kind::Group);
+            let kept = kept.filter_map(|key| Some(GroupId::from_bytes(key.try_into().ok()?)));
+            let ids = kept.chain(profile.groups().map(Group::id));
+            let tip = |id: GroupId| Some((id, profile.group(&id)?.epoch().0));
+            ids.filter_map(tip).collect()
         };
-        let groups = tips(profile);
+        let groups = tips(profile, self.disk);
         let outputs = profile.handle(input, self.now, self.dice);
-        let moves = tips(profile).into_iter();
+        let moves = tips(profile, self.disk).into_iter();
         let moves = moves.map(|(group, tip)| (groups.get(&group).copied(), tip));
         self.machine
             .moves
