@@ -8,6 +8,7 @@
 //! Methods that change a group push what must be kept and sent to the [`Context`], in order.
 
 mod epoch;
+mod help;
 mod intent;
 mod keys;
 #[cfg(test)]
@@ -82,6 +83,7 @@ pub(crate) mod spec {
 
     pub(crate) use super::{
         epoch::{MlsSigner, RATCHET_WINDOW, credential, first_epoch},
+        help::tests::odd_answers_to,
         membership::{
             FAREWELL_TRIED, FAREWELL_WAITS, INBOX_ANSWERED, MAX_INVITE_LIFE, MAX_REQUESTS,
             RANK_DELAY, RELEASE_WAITS, REMOVAL_WAITS,

@@ -611,6 +611,7 @@ fn assert_tabled(limit: &str, value: u64) {
 #[test]
 fn the_documents_other_limits_are_those_in_the_sources() {
     let sources = [
+        include_str!("group/help.rs"),
         include_str!("group/intent.rs"),
         include_str!("group/keys.rs"),
         include_str!("group/membership.rs"),
