@@ -395,6 +395,8 @@ pub struct Join {
     request: Vec<u8>,
     hour: Option<Bucket>,
     candidate: EpochStorage,
+    /// The topic on which this person, who is in by another link, has taken leave as whom this one let in.
+    farewell: Option<RoutingSecret>,
     /// Of answers that are larger than an envelope.
     parts: Parts,
 }
@@ -931,6 +933,7 @@ impl Profile {
             since: context.now,
             on: context.now,
             candidate: storage,
+            farewell: None,
             parts: Parts::default(),
         };
         join.persist(&id, context)?;
@@ -1064,7 +1067,12 @@ impl Profile {
                 // To another branch: the commit that made the first one may have lost.
                 known.welcome_again(first, &note, context)?;
             } else if !matches!(request.state, JoinState::Joined(_)) {
+                let farewell = Some(first.meta.routing.clone());
+                context.out.push(Output::Watching); // Before what is said there.
                 bow_out(group, salt, key, first, context)?;
+                if let Some(join) = self.joins.get_mut(&id) {
+                    join.farewell = farewell;
+                }
             }
             return Ok(group);
         }
@@ -1271,6 +1279,15 @@ impl Profile {
                 Some(group) => (group.community(), group.parting(now)),
                 None => (join.link.community.clone(), Vec::new()),
             };
+            let known = group.map(Group::routings).unwrap_or_default();
+            if let Some(routing) = join.farewell.clone().filter(|at| !known.contains(at)) {
+                watched.push(Watched {
+                    routing,
+                    group: group.map(Group::id),
+                    community: community.clone(),
+                    parting: parting.clone(),
+                });
+            }
             watched.push(Watched {
                 routing: join.link.inbox.clone(),
                 group: None,
@@ -1417,6 +1434,7 @@ impl Profile {
             since: record.since,
             on: record.on,
             candidate: EpochStorage::from_parts(&record.candidate, &[0])?,
+            farewell: record.farewell,
             parts: Parts::default(),
         };
         self.joins.insert(id, join);
@@ -1461,6 +1479,7 @@ impl Join {
             on: self.on,
             state: self.state,
             candidate: self.candidate.base()?.to_vec(),
+            farewell: self.farewell.clone(),
         };
         context.persist(Kind::Join, id.as_bytes(), Some(record.encode()?));
         Ok(())

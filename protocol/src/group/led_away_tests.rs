@@ -37,6 +37,23 @@ fn done(profile: &mut Profile, command: Command) -> Outcome {
     done.unwrap()
 }
 
+fn invited(steward: &mut Profile, group: GroupId) -> (InviteId, String) {
+    let (life, uses) = (Span::DAY, 5);
+    let invite = done(steward, Command::NewInvite { group, life, uses });
+    let Outcome::Invited(invite, link) = invite else {
+        panic!("a link");
+    };
+    (invite.id, link.to_string())
+}
+
+fn asks(newcomer: &mut Profile, link: &str, pseudonym: &str) -> Vec<Envelope> {
+    let ask = Command::Join {
+        link: link.to_owned(),
+        pseudonym: name(pseudonym),
+    };
+    kept(newcomer.handle(Input::Command(ask), NOW, &mut OsRng))
+}
+
 /// A steward, their group, and somebody who asks by a link of it.
 struct Doorstep {
     ana: Profile,
@@ -60,21 +77,12 @@ fn doorstep() -> Doorstep {
     let topic = ana.group(&group).unwrap().routings()[0].key().topic();
     let server_now = Some(NOW);
     let _ = ana.handle(Input::Synced { topic, server_now }, NOW, &mut OsRng);
-    let (life, uses) = (Span::DAY, 5);
-    let invite = done(&mut ana, Command::NewInvite { group, life, uses });
-    let Outcome::Invited(invite, link) = invite else {
-        panic!("a link");
-    };
-    let seed: InviteSeed = ana.group(&group).unwrap().invites[&invite.id]
+    let (invite, link) = invited(&mut ana, group);
+    let seed: InviteSeed = ana.group(&group).unwrap().invites[&invite]
         .keys
         .seed()
         .clone();
-    let ask = Command::Join {
-        link: link.to_string(),
-        pseudonym: name("Ben"),
-    };
-    let out = ben.handle(Input::Command(ask), NOW, &mut OsRng);
-    let request = kept(out).remove(0);
+    let request = asks(&mut ben, &link, "Ben").remove(0);
     let keys = InviteKeys::new(&seed);
     Doorstep {
         ana,
@@ -86,6 +94,10 @@ fn doorstep() -> Doorstep {
 }
 
 impl Doorstep {
+    fn link(&mut self) -> String {
+        invited(&mut self.ana, self.group).1
+    }
+
     fn let_in(&mut self) {
         let asked = Input::Envelope(self.request.clone());
         for reply in kept(self.ana.handle(asked, NOW, &mut OsRng)) {
@@ -176,4 +188,86 @@ fn who_is_in_is_not_led_away_by_a_member_who_is_no_steward() {
     let before = stands(&doorstep);
     doorstep.hears(doorstep.forged(group));
     assert_eq!(stands(&doorstep), before);
+}
+
+/// The second self may have come in where the first one does not listen yet.
+#[test]
+fn who_asks_by_two_links_takes_leave_as_the_second_where_the_others_are() {
+    let mut doorstep = doorstep();
+    let group = doorstep.group;
+    let mut cleo = Profile::new(RootSeed::generate(&mut OsRng));
+    let link = doorstep.link();
+    let first = kept(doorstep.ana.handle(
+        Input::Envelope(doorstep.request.clone()),
+        NOW,
+        &mut OsRng,
+    ));
+    for request in asks(&mut cleo, &link, "Cleo") {
+        let _ = doorstep
+            .ana
+            .handle(Input::Envelope(request), NOW, &mut OsRng);
+    }
+    let roster = doorstep.ana.group(&group).unwrap().roster();
+    let member = roster
+        .iter()
+        .find(|member| member.name == name("Cleo"))
+        .unwrap()
+        .id;
+    let reason = String::new();
+    let _ = done(
+        &mut doorstep.ana,
+        Command::Remove {
+            group,
+            member,
+            reason,
+        },
+    );
+    let link = doorstep.link();
+    let second = asks(&mut doorstep.ben, &link, "Ben").into_iter();
+    let second = second.flat_map(|request| {
+        kept(
+            doorstep
+                .ana
+                .handle(Input::Envelope(request), NOW, &mut OsRng),
+        )
+    });
+    let second: Vec<Envelope> = second.collect();
+    first
+        .into_iter()
+        .for_each(|envelope| doorstep.hears(envelope));
+    assert!(doorstep.ben.group(&group).is_some());
+    let mut farewell = None;
+    for envelope in second {
+        let mut watching = false;
+        for output in doorstep
+            .ben
+            .handle(Input::Envelope(envelope), NOW, &mut OsRng)
+        {
+            match output {
+                Output::Watching => watching = true,
+                Output::Keep(envelope) => farewell = Some((envelope, watching)),
+                _ => {}
+            }
+        }
+    }
+    let (farewell, watching) = farewell.unwrap();
+    let stands = doorstep.ana.group(&group).unwrap().routings();
+    assert!(
+        stands
+            .iter()
+            .any(|routing| routing.key().topic() == farewell.topic())
+    );
+    let knows = doorstep.ben.group(&group).unwrap().routings();
+    assert!(
+        knows
+            .iter()
+            .all(|routing| routing.key().topic() != farewell.topic())
+    );
+    let mut watched = doorstep.ben.watched(NOW).into_iter();
+    assert!(watching && watched.any(|at| at.routing.key().topic() == farewell.topic()));
+    let _ = doorstep
+        .ana
+        .handle(Input::Envelope(farewell), NOW, &mut OsRng);
+    let roster = doorstep.ana.group(&group).unwrap().roster();
+    assert_eq!(roster.len(), 2, "Ana, and Ben once");
 }

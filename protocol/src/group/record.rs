@@ -24,6 +24,7 @@ use crate::{
     parts::{Collector, Slot},
     profile::Kind,
     time::Time,
+    topic::RoutingSecret,
 };
 
 /// A record's content, wiped once the vault has sealed it.
@@ -80,6 +81,7 @@ pub(crate) struct JoinRecord {
     pub state: crate::profile::JoinState,
     #[serde(with = "serde_bytes")]
     pub candidate: Vec<u8>,
+    pub farewell: Option<RoutingSecret>,
 }
 
 /// Since when an envelope waits for a commit, and the number of the epoch that it is to make.
