@@ -521,6 +521,21 @@ fn stewards_who_are_all_to_go_leave_the_first_of_them_to_decide() {
 }
 
 #[test]
+fn who_was_taken_out_by_one_who_is_thrown_out_stays() {
+    let mut world = council(267, 6, 2, 4);
+    let deeds = vec![
+        (3, Deed::Demote(3)),
+        (0, Deed::Remove(1)),
+        (1, Deed::Remove(2)),
+        (1, Deed::Remove(0)),
+    ];
+    asked_nothing(&mut world, Action::AtOnce { slot: 0, deeds });
+    world.run_for(HOUR);
+    assert_eq!(ranks(&world, 5), [0, 2]);
+    holds(&mut world);
+}
+
+#[test]
 fn two_who_are_to_go_wait_a_day_for_a_steward_who_is_not_and_no_longer() {
     let mut world = council(262, 6, 2, 4);
     vanish(&mut world, 3);

@@ -271,10 +271,16 @@ impl Group {
         if goes {
             // Who is to go themselves decides nothing for others any more, unless nobody else can.
             let at = self.last_word(rank);
-            due.retain(|intent| {
-                self.missed.contains_key(&intent.id) && intent.what.cut().is_some()
-            });
-            due.retain(|_| at.is_some_and(|at| at <= now));
+            let removers = self.removers();
+            let void = |missing: &Missing| removers.contains(&missing.by);
+            let decides = |missing: &Missing| {
+                let cut = missing.what.cut();
+                cut.is_some_and(|(id, _)| removers.contains(&id) || !void(missing))
+            };
+            let missing = self.missing_intents().into_iter();
+            let decided: BTreeSet<IntentId> = missing.filter(decides).map(|at| at.id).collect();
+            let now_due = at.is_some_and(|at| at <= now);
+            due.retain(|intent| now_due && decided.contains(&intent.id));
             later.extend(at.filter(|at| *at > now));
         }
         let due = self.consistent(due);
@@ -302,35 +308,44 @@ impl Group {
         Ok(later.into_iter().min())
     }
 
+    /// The stewards whose commits off the path take this member out.
+    fn removers(&self) -> BTreeSet<MemberId> {
+        let me = self.me();
+        let removals = self.tree.off_path().filter(|epoch| epoch.removes(&me));
+        let removers = removals.map(|epoch| epoch.meta.committer);
+        removers.filter(|by| self.is_steward(by)).collect()
+    }
+
     /// When a steward whose own removal is missing makes those of the others: if all who removed them are
     /// to go as well. By that it is void; and if all stewards are to go, or the others do not come, nobody
-    /// else is there to end it.
+    /// else is there to end it. What counts is since when each of these is to go: who goes on to remove
+    /// does not put it off.
     fn last_word(&self, rank: usize) -> Option<Time> {
-        let me = self.me();
-        let missing = self.missing_removals();
-        let goes = |member: &MemberId| missing.contains(member);
-        let counts = |epoch: &&Epoch| self.is_steward(&epoch.meta.committer);
-        let mut removals = self.tree.off_path().filter(counts);
-        let own = |epoch: &Epoch| epoch.removes(&me) && !goes(&epoch.meta.committer);
-        if removals.any(own) {
-            return None;
-        }
-        let removals = self.missing_intents().into_iter();
-        let removals = removals.filter(|missing| missing.what.cut().is_some());
-        let since = removals
-            .filter_map(|missing| self.missed.get(&missing.id))
-            .max()?;
+        let missing = self.missing_intents();
+        let missed = |member: &MemberId| {
+            let cuts = |missing: &&Missing| missing.what.cut().is_some_and(|(id, _)| id == *member);
+            let since = missing.iter().filter(cuts);
+            let since = since.filter_map(|missing| self.missed.get(&missing.id));
+            since.min().copied()
+        };
+        let mut parties = self.removers();
+        parties.insert(self.me());
+        let since: Option<Vec<Time>> = parties.iter().map(missed).collect();
+        let since = since?.into_iter().max()?;
         let due = since
             .after(REPAIR_AFTER)
             .after(RANK_DELAY.times(rank as u64));
-        if self.other_stewards().iter().all(goes) {
+        let others = self.other_stewards();
+        if others.iter().all(|other| missed(other).is_some()) {
             return Some(due);
         }
-        // Since the last of these was learned of: a device may be off at night.
-        let removals = self.tree.off_path().filter(counts);
-        let removals = removals.filter(|epoch| missing.iter().any(|member| epoch.removes(member)));
-        let known = removals.map(|epoch| epoch.meta.made).max()?;
-        Some(due.max(known.after(LAST_WORD_WAITS)))
+        // Since it was learned of: a device may be off at night.
+        let known = parties.iter().filter_map(|member| {
+            let removals = self.tree.off_path().filter(|epoch| epoch.removes(member));
+            let counts = removals.filter(|epoch| self.is_steward(&epoch.meta.committer));
+            counts.map(|epoch| epoch.meta.made).min()
+        });
+        Some(due.max(known.max()?.after(LAST_WORD_WAITS)))
     }
 
     /// Leaves out what is done already or cannot be done together.

@@ -1731,20 +1731,7 @@ impl World {
         };
         let stewards = self.epochs.get(&tapped.epoch()).map(|seen| &seen.stewards);
         let takes_out = tapped.child().map(|child| self.removed_by(&child));
-        let mut takes_out = takes_out.unwrap_or_default();
-        let me = self.ledger.own(&roster, node);
-        let own = removals
-            .iter()
-            .filter(|removal| me.is_some_and(|me| removal.members.contains(&me)));
-        if !takes_out.is_empty()
-            && own
-                .clone()
-                .all(|own| own.by.is_none_or(|by| takes_out.contains(&by)))
-        {
-            // Who is to go takes out all who removed them, which is void by that: they may wait for each
-            // other.
-            takes_out.extend(me);
-        }
+        let takes_out = takes_out.unwrap_or_default();
         let counts = |removal: &&KnownRemoval| {
             let is_steward = |by: &MemberId| stewards.is_none_or(|all| all.contains(by));
             let void = removal
@@ -1752,9 +1739,18 @@ impl World {
                 .is_some_and(|by| !roster.contains(&by) || !is_steward(&by));
             !void && !later.contains(&removal.epoch)
         };
-        removals.iter().filter(counts).any(|removal| {
+        let counted: Vec<&KnownRemoval> = removals.iter().filter(counts).collect();
+        // Who is to go takes out all who removed them, and nobody whom only these removed: that is void by
+        // it. Otherwise they may wait for each other for good.
+        let me = self.ledger.own(&roster, node);
+        let goes = |removal: &&&KnownRemoval| me.is_some_and(|me| removal.members.contains(&me));
+        let own: Vec<MemberId> = counted.iter().filter(goes).filter_map(|at| at.by).collect();
+        let last_word = own.iter().all(|by| takes_out.contains(by));
+        let void =
+            |removal: &KnownRemoval| last_word && removal.by.is_some_and(|by| own.contains(&by));
+        counted.into_iter().any(|removal| {
             let mut still_in = removal.members.iter().filter(|id| roster.contains(id));
-            still_in.any(|id| !takes_out.contains(id))
+            !void(removal) && still_in.any(|id| !takes_out.contains(id))
         })
     }
 
