@@ -110,7 +110,13 @@ impl Group {
                 self.let_count(leap, told, now, context)?;
             }
         }
-        let news = self.recovery.told.is_none() && context.told.is_some();
+        let far = |shown: &Time| {
+            context
+                .told
+                .is_some_and(|told| told > shown.after(ON_NOTED) || told.after(ON_NOTED) < *shown)
+        };
+        let stale = self.recovery.shown.as_ref().is_some_and(far);
+        let news = context.told.is_some() && (self.recovery.told.is_none() || stale);
         if news || noted.is_none_or(|noted| noted > now || noted.after(ON_NOTED) <= now) {
             self.recovery.on = Some(now);
             if let Some(told) = context.told {

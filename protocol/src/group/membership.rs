@@ -921,7 +921,8 @@ impl Group {
     /// having the answer yet. While no community node has `told` what time it is, those are over that
     /// were when one did last: a device drops what is on topics to which it does not listen.
     pub(crate) fn inboxes(&self, now: Time, told: bool) -> Vec<RoutingSecret> {
-        let now = self.recovery.shown.filter(|_| !told).unwrap_or(now);
+        let shown = self.recovery.shown.filter(|_| !told);
+        let now = shown.map_or(now, |shown| shown.min(now));
         let answers = self.rank().is_some() && self.check_in().is_ok();
         let owes = |id: &InviteId| self.welcomes.values().any(|invite| invite == id);
         let answered = |(id, known): &(&InviteId, &KnownInvite)| {

@@ -866,6 +866,7 @@ impl Group {
             touched: self.recovery.touched,
             on: self.recovery.on,
             told: self.recovery.told,
+            shown: self.recovery.shown,
             leap: self.recovery.leap,
             unsure: std::mem::take(&mut self.recovery.unsure),
             ..Recovery::default()
