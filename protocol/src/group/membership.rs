@@ -18,7 +18,7 @@ use crate::{
     id::{EnvelopeId, EpochId, EventId, IntentId, InviteId, JoinId, MemberId},
     invite::{InboxPayload, InviteKeys, Link, Refusal, Reply, WelcomeNote},
     parts,
-    profile::{Notice, Output},
+    profile::{JOIN_KEPT, Notice, Output},
     time::{Span, Time},
     topic::RoutingSecret,
 };
@@ -348,14 +348,15 @@ impl Group {
         let Status::Leaving { since, .. } = self.status else {
             return false;
         };
-        if self.removal().is_some() && came_in_lately && self.is_doubtful() {
-            return false;
-        }
         let others = self.roster().iter().map(|member| member.id);
         let stays = |id: &MemberId| *id != self.me() && !self.leavers.contains_key(id);
         let needed = self.removal().is_none() && others.into_iter().any(|id| stays(&id));
         let said = self.has_said_farewell();
         let over = |wait: Span| since.after(wait) < now;
+        let awaited = self.removal().is_some() && came_in_lately && self.is_doubtful();
+        if awaited && !over(JOIN_KEPT) {
+            return false;
+        }
         let owes = self.owes_removal(now) && !(over(REMOVAL_WAITS) && self.in_touch());
         let heard = self.farewell_heard().into_iter();
         let heard = heard.fold(self.tip_since, Time::max);
