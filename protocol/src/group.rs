@@ -438,9 +438,11 @@ impl Group {
             return Ok(());
         }
         let (id, committer) = (first.id, first.meta.committer);
+        // Every member knows the link, and could lead elsewhere who is in.
         let decides = |epoch: &Epoch| epoch.meta.policy.rank(&committer).is_some();
-        if !self.is_doubtful() && !self.tree.epochs().any(decides) {
-            return Err(GroupError::NotSteward); // Every member knows the link, and could lead elsewhere.
+        let lost = self.is_doubtful() || self.asks_in_vain(context.now).is_some();
+        if !lost && !self.tree.epochs().any(decides) {
+            return Err(GroupError::NotSteward);
         }
         self.recovery.forget_out();
         self.tree.add_root(id);

@@ -396,9 +396,18 @@ pub struct Join {
     hour: Option<Bucket>,
     candidate: EpochStorage,
     /// The topic on which this person, who is in by another link, has taken leave as whom this one let in.
-    farewell: Option<RoutingSecret>,
+    farewell: Option<Farewell>,
+    /// For which question its answers were looked at again; not kept.
+    reopened: Option<Time>,
     /// Of answers that are larger than an envelope.
     parts: Parts,
+}
+
+/// Where somebody took leave who is in by another link, and who has to store it there.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Farewell {
+    routing: RoutingSecret,
+    community: Vec<String>,
 }
 
 /// A topic that a profile listens to.
@@ -934,6 +943,7 @@ impl Profile {
             on: context.now,
             candidate: storage,
             farewell: None,
+            reopened: None,
             parts: Parts::default(),
         };
         join.persist(&id, context)?;
@@ -1067,11 +1077,15 @@ impl Profile {
                 // To another branch: the commit that made the first one may have lost.
                 known.welcome_again(first, &note, context)?;
             } else if !matches!(request.state, JoinState::Joined(_)) {
-                let farewell = Some(first.meta.routing.clone());
+                // Not if they have been in as this one: keys of this epoch may have been used.
+                let farewell = Farewell {
+                    routing: first.meta.routing.clone(),
+                    community: first.meta.policy.community.clone(),
+                };
                 context.out.push(Output::Watching); // Before what is said there.
                 bow_out(group, salt, key, first, context)?;
                 if let Some(join) = self.joins.get_mut(&id) {
-                    join.farewell = farewell;
+                    join.farewell = Some(farewell); // Kept when the request is settled.
                 }
             }
             return Ok(group);
@@ -1217,6 +1231,19 @@ impl Profile {
         }
         for join in self.joins.values_mut() {
             join.parts.expire(context);
+            let JoinState::Joined(group) = join.state else {
+                continue;
+            };
+            // A Welcome that was not taken may be the right one after all.
+            let asked = self
+                .groups
+                .get(&group)
+                .and_then(|group| group.asks_in_vain(now));
+            if asked.is_some() && asked != join.reopened {
+                join.reopened = asked;
+                let inbox = join.link.inbox.key().topic();
+                context.out.push(Output::ReopenTopic(inbox));
+            }
         }
         let world = self.world(now);
         let over = |join: &Join| match join.state {
@@ -1250,6 +1277,9 @@ impl Profile {
         };
         for join in self.joins.values() {
             listen(join.link.inbox.clone(), Route::Join);
+            if let Some(farewell) = &join.farewell {
+                listen(farewell.routing.clone(), Route::Join);
+            }
         }
         for (id, group) in &self.groups {
             for routing in group.routings() {
@@ -1280,12 +1310,13 @@ impl Profile {
                 None => (join.link.community.clone(), Vec::new()),
             };
             let known = group.map(Group::routings).unwrap_or_default();
-            if let Some(routing) = join.farewell.clone().filter(|at| !known.contains(at)) {
+            let farewell = join.farewell.iter();
+            for at in farewell.filter(|at| !known.contains(&at.routing)) {
                 watched.push(Watched {
-                    routing,
+                    routing: at.routing.clone(),
                     group: group.map(Group::id),
-                    community: community.clone(),
-                    parting: parting.clone(),
+                    community: at.community.clone(),
+                    parting: Vec::new(),
                 });
             }
             watched.push(Watched {
@@ -1435,6 +1466,7 @@ impl Profile {
             on: record.on,
             candidate: EpochStorage::from_parts(&record.candidate, &[0])?,
             farewell: record.farewell,
+            reopened: None,
             parts: Parts::default(),
         };
         self.joins.insert(id, join);

@@ -190,6 +190,34 @@ fn who_is_in_is_not_led_away_by_a_member_who_is_no_steward() {
     assert_eq!(stands(&doorstep), before);
 }
 
+#[test]
+fn who_asks_for_a_day_and_hears_nothing_takes_the_word_of_an_unknown_steward() {
+    let mut doorstep = doorstep();
+    doorstep.let_in();
+    let group = doorstep.group;
+    let forged = doorstep.forged(group);
+    doorstep.hears(forged.clone());
+    let before = doorstep.ben.group(&group).unwrap().epoch();
+    let _ = done(&mut doorstep.ben, Command::Repair { group });
+    let inbox = doorstep.keys.inbox().key().topic();
+    let looks_again = |ben: &mut Profile, now: Time| {
+        let out = ben.handle(Input::Tick, now, &mut OsRng);
+        let mut out = out.into_iter();
+        out.any(|output| matches!(output, Output::ReopenTopic(topic) if topic == inbox))
+    };
+    assert!(!looks_again(
+        &mut doorstep.ben,
+        NOW.after(Span::HOUR.times(20))
+    ));
+    let later = NOW.after(Span::HOUR.times(25));
+    assert!(looks_again(&mut doorstep.ben, later));
+    assert!(!looks_again(&mut doorstep.ben, later.after(Span::SECOND)));
+    let _ = doorstep
+        .ben
+        .handle(Input::Envelope(forged), later, &mut OsRng);
+    assert_ne!(doorstep.ben.group(&group).unwrap().epoch(), before);
+}
+
 /// The second self may have come in where the first one does not listen yet.
 #[test]
 fn who_asks_by_two_links_takes_leave_as_the_second_where_the_others_are() {

@@ -24,7 +24,6 @@ use crate::{
     parts::{Collector, Slot},
     profile::Kind,
     time::Time,
-    topic::RoutingSecret,
 };
 
 /// A record's content, wiped once the vault has sealed it.
@@ -81,7 +80,7 @@ pub(crate) struct JoinRecord {
     pub state: crate::profile::JoinState,
     #[serde(with = "serde_bytes")]
     pub candidate: Vec<u8>,
-    pub farewell: Option<RoutingSecret>,
+    pub farewell: Option<crate::profile::Farewell>,
 }
 
 /// Since when an envelope waits for a commit, and the number of the epoch that it is to make.

@@ -667,6 +667,13 @@ impl Group {
         }
     }
 
+    /// When this member asked last, if they have asked for a day and nobody has answered.
+    pub(crate) fn asks_in_vain(&self, now: Time) -> Option<Time> {
+        let since = self.recovery.asking;
+        since.filter(|since| since.after(ANYONE_HELPS_AFTER) <= now)?;
+        self.recovery.asked_at()
+    }
+
     pub(super) fn is_only_steward(&self) -> bool {
         let policy = self.policy();
         policy.is_some_and(|policy| policy.stewards.as_slice() == [self.me()])
