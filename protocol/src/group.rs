@@ -753,8 +753,7 @@ impl Group {
         let node = self.tree.get(&parent).ok_or(GroupError::Ours)?;
         let followed = follow(node, &self.id, mls, context.now);
         if let Err(GroupError::OwnMessage(_)) = followed {
-            // Each commit of this device's own is known, whatever number it has.
-            self.meet_oneself(&parent, true, context)?;
+            self.note_own_commit(parent, context)?;
         }
         if matches!(followed, Err(GroupError::EpochClosed)) {
             self.meet_a_stranger(&parent, context)?;

@@ -98,6 +98,8 @@ struct Way {
 pub(crate) struct Recovery {
     old_copy: bool,
     asked: Option<Asked>,
+    /// From where a commit of this member's own starts that this device has not made.
+    own: Option<EpochId>,
     /// The way back, and when it was learned.
     way: Option<(Time, Way)>,
     /// When the device came back last.
@@ -326,6 +328,18 @@ impl Group {
             context.notify(Notice::Group { group: self.id });
         }
         self.seek_help(context).map(|_| ())
+    }
+
+    /// A commit of this member's own starts here that this device has not made, and cannot follow.
+    pub(super) fn note_own_commit(
+        &mut self,
+        parent: EpochId,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        self.recovery.own = Some(parent);
+        self.persist_record(context)?;
+        // Each commit that this device has made is known, whatever number it has.
+        self.meet_oneself(&parent, true, context)
     }
 
     /// Asks stewards for help if this member cannot follow. Gives when to look again.
@@ -841,6 +855,10 @@ impl Group {
             seq,
             cuts,
         } = way;
+        if self.recovery.own == Some(parent) && self.asks_in_vain(context.now).is_none() {
+            // Who led here has not heard of it yet: what that commit did would be undone.
+            return self.persist_record(context);
+        }
         let way = WayBack {
             info,
             routing: routing.clone(),
