@@ -653,7 +653,7 @@ fn groups_invites_and_members_work_without_javascript() {
         browser
             .get(answer.header("location"))
             .body
-            .contains("taken back")
+            .contains(">closed<")
     );
 
     let members = browser.get("/groups/Tuesday/members").body;
