@@ -222,3 +222,47 @@ fn a_change_that_others_made_again_is_not_made_again_by_the_loser_nor_once_it_is
         assert_eq!(policy.rank(&member), None, "what was decided later stands");
     }
 }
+
+/// It is sent to the group's last topics, and stewards listen to all of them.
+#[test]
+fn a_question_that_comes_on_several_topics_is_answered_once() {
+    for (rank, steward) in STEWARDS.into_iter().enumerate() {
+        let (mut network, group) = council();
+        for removed in ["Finn", "Gus"] {
+            if removed == "Gus" {
+                let link = network.invite("Ana", group, 1);
+                network.ask("Gus", &link);
+                network.pass(MINUTE);
+            }
+            let member = id_of(&mut network, group, removed);
+            let reason = String::new();
+            let remove = Command::Remove {
+                group,
+                member,
+                reason,
+            };
+            network.command("Ana", remove).unwrap();
+            network.pass(Span::HOUR);
+        }
+        all_go_offline(&mut network);
+        let now = network.now;
+        let repair = Command::Repair { group };
+        network.person("Eli").command(repair, now).unwrap();
+        let question = network.person("Eli").take_outbox();
+        assert_eq!(question.len(), 3, "one for each of the group's topics");
+        let due = now.after(TURN.times(rank as u64));
+        let steward_node = network.person(steward);
+        let (first, late) = question.split_first().unwrap();
+        assert!(steward_node.deliver(first, now), "{steward} listens");
+        steward_node.tick(due);
+        assert_eq!(steward_node.take_outbox().len(), 1, "{steward} answers");
+        for envelope in late {
+            assert!(steward_node.deliver(envelope, due), "{steward} listens");
+        }
+        steward_node.tick(due.after(MINUTE.times(20)));
+        assert!(
+            steward_node.take_outbox().is_empty(),
+            "{steward} has answered"
+        );
+    }
+}

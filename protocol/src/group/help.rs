@@ -230,7 +230,8 @@ impl Group {
                 let genuine = topic::verify(ask.member.as_bytes(), &message, &signature);
                 let room = self.recovery.asks.len() < MAX_ASKS;
                 let foreign = ask.group != self.id || ask.member == self.me();
-                if genuine && room && !foreign {
+                let answered = self.recovery.answered.contains(&to);
+                if genuine && room && !foreign && !answered {
                     let waiting = Waiting {
                         ask,
                         received: context.now,
@@ -355,6 +356,11 @@ impl Group {
             &mut context.rng,
         )?;
         context.out.extend(envelopes.into_iter().map(Output::Keep));
+        let answered = &mut self.recovery.answered;
+        if answered.len() >= MAX_ASKS {
+            answered.pop_front();
+        }
+        answered.push_back(to);
         Ok(())
     }
 

@@ -118,7 +118,7 @@ pub(crate) struct Recovery {
     pub(super) leap: Option<Leap>,
     /// What was sealed here before any community node had said what time it is, since one did last.
     unsure: VecDeque<EnvelopeId>,
-    /// Since when this device asks, and nobody has answered.
+    /// Since when this device asks, and no answer has settled it.
     asking: Option<Time>,
     /// When, while it asks, somebody else was heard last where it stands; to the hour.
     heard: Option<Time>,
@@ -142,6 +142,10 @@ pub(crate) struct Recovery {
     /// Questions of others that wait for this steward's turn; not kept.
     #[serde(skip)]
     pub(super) asks: BTreeMap<AskId, Waiting>,
+    /// The last questions that this device has answered: each arrives on up to [`MAX_HELP_TOPICS`] topics;
+    /// not kept.
+    #[serde(skip)]
+    pub(super) answered: VecDeque<AskId>,
 }
 
 /// Who said that this member is out, when, and the number of their latest message then.
@@ -681,7 +685,8 @@ impl Group {
         }
     }
 
-    /// When this member asked last, if they have asked for a day and nobody has answered.
+    /// When this member asked last, if they have asked for a day and no answer has settled it: neither that
+    /// nothing is missing, nor that they are out, nor a way back that they could go.
     pub(crate) fn asks_in_vain(&self, now: Time) -> Option<Time> {
         let since = self.recovery.asking;
         since.filter(|since| since.after(ANYONE_HELPS_AFTER) <= now)?;
