@@ -257,6 +257,8 @@ pub(crate) enum Status {
     Leaving {
         /// Besides what they said: the envelopes of commits that hand their duties over.
         unconfirmed: Vec<EnvelopeId>,
+        /// The envelope with the wish to leave that a community node was last known to hold.
+        kept: Option<EnvelopeId>,
         since: Time,
     },
 }

@@ -64,6 +64,8 @@ pub enum Input {
     Stored {
         /// Which one.
         envelope: EnvelopeId,
+        /// Whether it is a community node's. Another member's device may be lost the same day.
+        community: bool,
     },
     /// A community node refuses this envelope, since its clock shows another hour.
     OtherHour {
@@ -639,7 +641,10 @@ impl Profile {
             Input::Envelope(envelope) => {
                 self.receive(&envelope, &mut context);
             }
-            Input::Stored { envelope } => self.stored(&envelope, &mut context),
+            Input::Stored {
+                envelope,
+                community,
+            } => self.stored(&envelope, community, &mut context),
             Input::OtherHour { envelope, .. } => self.seal_for_this_hour(envelope, &mut context),
             Input::Synced { topic, .. } => self.synced(&topic, &mut context),
             Input::Alone => {
@@ -1113,7 +1118,7 @@ impl Profile {
         context.notify(Notice::Join { join: id });
     }
 
-    fn stored(&mut self, envelope: &EnvelopeId, context: &mut Context<'_>) {
+    fn stored(&mut self, envelope: &EnvelopeId, community: bool, context: &mut Context<'_>) {
         for join in self
             .joins
             .values_mut()
@@ -1124,7 +1129,7 @@ impl Profile {
         for group in self.groups.values_mut() {
             // A note that cannot be kept now is made again when the mailbox confirms again.
             let _ = group.confirm(envelope, context);
-            let _ = group.farewell_stored(envelope, context);
+            let _ = group.farewell_stored(envelope, community, context);
         }
     }
 

@@ -243,7 +243,11 @@ impl World {
                 moved = true;
                 let stored = envelope.id();
                 self.mailbox.push(envelope);
-                person.handle(Input::Stored { envelope: stored }, now);
+                let stored = Input::Stored {
+                    envelope: stored,
+                    community: true,
+                };
+                person.handle(stored, now);
             }
         }
         for person in self.people.values_mut() {

@@ -328,6 +328,31 @@ fn who_says_goodbye_as_the_link_dies_is_let_go_when_they_are_back_after_a_week()
     }
 }
 
+/// Neither's commit is on a community node.
+#[test]
+fn who_leaves_is_gone_though_the_only_one_who_heard_it_disappears() {
+    for seed in 809..812 {
+        let mut world = council(seed, 4, 1, 3);
+        for node in [0, 1] {
+            world.act(Action::Announce { node });
+        }
+        world.run_for(MINUTE);
+        part(&mut world, [0, 1], HOUR.times(2));
+        // Who starts there finds only each other.
+        let (node, down) = (0, Span::SECOND);
+        world.act(Action::Stop { node, down });
+        world.run_for(MINUTE.times(5));
+        asked(&mut world, Action::Leave { node: 0, slot: 0 });
+        let gone = |world: &World| roster(world, 1) == [1, 2, 3].into();
+        assert!(until(&mut world, MINUTE, gone), "SEED={seed}");
+        world.run_for(MINUTE);
+        world.act(Action::Vanish { node: 1 });
+        world.run_for(HOUR.times(4));
+        holds(&mut world);
+        assert_eq!(roster(&world, 2), [1, 2, 3].into(), "SEED={seed}");
+    }
+}
+
 #[test]
 fn who_was_let_in_by_a_steward_who_left_before_anybody_heard_of_it_is_in() {
     for seed in 830..834 {

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     codec,
     envelope::Envelope,
-    event::{Body, Cut, InviteSeed},
+    event::{Body, Cut, InviteSeed, SignedEvent},
     id::{EnvelopeId, EpochId, EventId, IntentId, InviteId, JoinId, MemberId},
     invite::{InboxPayload, InviteKeys, Link, Refusal, Reply, WelcomeNote},
     parts,
@@ -236,6 +236,7 @@ impl Group {
         self.send_unsent(context)?;
         self.status = Status::Leaving {
             unconfirmed,
+            kept: None,
             since: context.now,
         };
         self.persist_record(context)?;
@@ -306,17 +307,46 @@ impl Group {
     pub(crate) fn farewell_stored(
         &mut self,
         envelope: &EnvelopeId,
+        community: bool,
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
-        let Status::Leaving { unconfirmed, .. } = &mut self.status else {
+        if !self.is_leaving() {
+            return Ok(());
+        }
+        let wish = self.wish_to_leave() == Some(*envelope);
+        let Status::Leaving {
+            unconfirmed, kept, ..
+        } = &mut self.status
+        else {
             return Ok(());
         };
-        let before = unconfirmed.len();
+        let before = (unconfirmed.len(), *kept);
         unconfirmed.retain(|waiting| waiting != envelope);
-        if unconfirmed.len() != before {
+        if wish && community {
+            *kept = Some(*envelope);
+        }
+        if (unconfirmed.len(), *kept) != before {
             self.persist_record(context)?;
         }
         Ok(())
+    }
+
+    /// The envelope in which this member last asked to leave.
+    fn wish_to_leave(&self) -> Option<EnvelopeId> {
+        let me = self.me();
+        let mut events = self.events.values().map(|stored| (stored, &stored.signed));
+        let wish = |signed: &SignedEvent| signed.author == me && signed.event.body == Body::Leave;
+        let (wish, _) = events.find(|(_, signed)| wish(signed))?;
+        wish.envelope
+    }
+
+    /// Whether this member has asked to leave, and no community node is known to hold it: the one
+    /// member's device that does may be lost before anybody else has it.
+    fn is_heard_by_members_only(&self) -> bool {
+        let Status::Leaving { kept, .. } = self.status else {
+            return false;
+        };
+        self.wish_to_leave().is_some_and(|wish| kept != Some(wish))
     }
 
     /// Tells whether a mailbox holds all that a member who is leaving had to say.
@@ -364,14 +394,14 @@ impl Group {
         let reached = self.recovery.reached().unwrap_or(now);
         let lately = |asked: Time| asked.max(reached).after(ASK_AGAIN) > now;
         let asks = self.recovery.asked_at().is_some_and(lately);
-        let lingers = if asks {
-            RELEASE_WAITS
-        } else {
-            FAREWELL_LINGERS
+        let (lingers, most) = match self.is_heard_by_members_only() {
+            true => (RELEASE_WAITS, RELEASE_WAITS),
+            false if asks => (RELEASE_WAITS, REMOVAL_WAITS),
+            false => (FAREWELL_LINGERS, REMOVAL_WAITS),
         };
         let lingered = heard.after(lingers) <= now;
         (said && !owes && lingered && (!needed || over(RELEASE_WAITS)))
-            || (self.removal().is_some() && over(REMOVAL_WAITS))
+            || (self.removal().is_some() && over(most))
             || (over(FAREWELL_WAITS) && self.up_since.after(FAREWELL_TRIED) < now)
     }
 

@@ -478,6 +478,7 @@ fn a_post_that_was_held_back_for_days_is_sent_again_where_it_can_be_read() {
     let in_time = people[2].posts(group, "in time");
     let stored = Input::Stored {
         envelope: in_time[0].id(),
+        community: true,
     };
     people[2].at(stored, NOW);
     people[1].receive(&in_time);

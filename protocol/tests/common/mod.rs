@@ -182,9 +182,12 @@ impl Person {
     }
 
     pub fn stored(&mut self, envelope: EnvelopeId, now: Time) {
-        let outputs = self
-            .profile
-            .handle(Input::Stored { envelope }, now, &mut OsRng);
+        let community = true;
+        let stored = Input::Stored {
+            envelope,
+            community,
+        };
+        let outputs = self.profile.handle(stored, now, &mut OsRng);
         self.carry_out(outputs, now);
     }
 

@@ -481,8 +481,12 @@ impl Step<'_> {
                     carrier,
                 } => self.effect(Effect::Stored(link, topic, id, carrier)),
                 Output::Arrived { envelope, .. } => self.hand_in(envelope),
-                Output::Stored { id, .. } => {
-                    self.handle_profile(profile::Input::Stored { envelope: id }, None);
+                Output::Stored { server, id, .. } => {
+                    let stored = profile::Input::Stored {
+                        envelope: id,
+                        community: server.starts_with(b"c"),
+                    };
+                    self.handle_profile(stored, None);
                 }
                 Output::Synced {
                     link,
