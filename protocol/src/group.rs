@@ -36,7 +36,7 @@ pub(crate) use self::{
     epoch::{CIPHERSUITE, Candidate, Epoch, join},
     keys::{ON_NOTED, skipped},
     policy::fits,
-    record::{Held, JoinRecord, StoredEvent, Waiting},
+    record::{Held, StoredEvent, Waiting},
     storage::EpochStorage,
 };
 pub use self::{

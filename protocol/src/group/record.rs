@@ -20,7 +20,6 @@ use crate::{
     event::{Cut, Event, SignedEvent},
     id::{EnvelopeId, EpochId, EventId, GroupId, InviteId, JoinId, MemberId},
     identity::{PseudonymSalt, RootSeed},
-    name::Name,
     parts::{Collector, Slot},
     profile::Kind,
     time::Time,
@@ -63,24 +62,6 @@ pub(crate) struct StoredEvent {
     pub sent_in: EpochId,
     /// When a mailbox first confirmed that envelope; for its author only.
     pub confirmed: Option<Time>,
-}
-
-/// A request to join that this device made.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct JoinRecord {
-    pub salt: PseudonymSalt,
-    pub name: Name,
-    pub link: String,
-    pub envelope: EnvelopeId,
-    /// What the envelope holds, to seal it again if this device's clock was wrong.
-    #[serde(default, with = "serde_bytes")]
-    pub request: Vec<u8>,
-    pub since: Time,
-    pub on: Time,
-    pub state: crate::profile::JoinState,
-    #[serde(with = "serde_bytes")]
-    pub candidate: Vec<u8>,
-    pub farewell: Option<crate::profile::Farewell>,
 }
 
 /// Since when an envelope waits for a commit, and the number of the epoch that it is to make.
@@ -137,12 +118,6 @@ struct RequestRecord {
     received: Time,
     #[serde(with = "serde_bytes")]
     key_package: Vec<u8>,
-}
-
-impl JoinRecord {
-    pub(crate) fn encode(&self) -> Result<Zeroizing<Vec<u8>>, GroupError> {
-        encode(self)
-    }
 }
 
 impl StoredEvent {

@@ -9,11 +9,11 @@ use super::*;
 use crate::{
     envelope::MAX_CONTENT,
     event::InviteSeed,
-    group::MAX_LOADED_EPOCHS,
     group::spec::{
         MemberCard, MlsSigner, Payload, RATCHET_WINDOW, capabilities, credential, odd_answers_to,
     },
-    invite::InviteKeys,
+    group::{EpochStorage, MAX_LOADED_EPOCHS},
+    invite::{InboxPayload, InviteKeys, Refusal, Reply},
     parts::split,
     view::EntryKind,
 };
