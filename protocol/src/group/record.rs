@@ -38,7 +38,7 @@ pub(crate) struct GroupRecord {
     pub wishes: Vec<Wish>,
     pub recovery: Recovery,
     pub told: Told,
-    pub told_cuts: Vec<Cut>,
+    pub told_cuts: Vec<(Cut, Time)>,
     pub welcomes: Vec<(EnvelopeId, InviteId)>,
     pub spoilt: Vec<(u64, EventId)>,
 }

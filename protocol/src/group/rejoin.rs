@@ -907,7 +907,7 @@ impl Group {
         for envelope in self.forget_waiting(|held| held.number >= begins, context) {
             context.out.push(Output::Reopen(envelope));
         }
-        self.note_cuts(&cuts);
+        self.note_cuts(&cuts, context.now);
         self.tree.retire_roots();
         self.tree.add_root(epoch.id);
         self.persist_record(context)?;

@@ -479,10 +479,15 @@ impl World {
             let left = left.contains(&post.by) && !self.is_censored(post.author);
             let counts = (author_in || left) && !void;
             // What somebody who is out said before something that a member cannot have, because their
-            // disk has lost it, or it was said while or where they were not there, is cut for that member.
+            // disk has lost it, or it was said while or where they were not there, is cut for that member
+            // unless they had read it.
             let broken = |node: &usize| {
                 let lost = self.watches[*node].damaged || self.came_back(*node, slot);
-                !author_in && (lost || self.missed_later(*node, post))
+                let read = self.group(*node, slot).is_some_and(|group| {
+                    let key = [group.id().as_bytes(), &post.event.as_bytes()[..]].concat();
+                    self.nodes[*node].disk.has(Kind::Event, &key)
+                });
+                !author_in && !read && (lost || self.missed_later(*node, post))
             };
             let times = |node: &usize| shown[node].get(&post.event).copied().unwrap_or(0);
             let some = readers.iter().any(|node| times(node) > 0);
