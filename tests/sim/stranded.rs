@@ -213,6 +213,24 @@ fn who_asked_while_nobody_could_hear_it_is_not_taken_for_out() {
     }
 }
 
+/// A community node has it, and nobody else the keys.
+#[test]
+fn what_was_said_where_the_others_could_not_follow_is_said_again_by_who_comes_back() {
+    for seed in 812..815 {
+        let mut world = council(seed, 6, 2, 3);
+        part(&mut world, [0, 4, 6], Span::DAY.times(9));
+        world.run_for(MINUTE);
+        does(&mut world, 0, Deed::Demote(2));
+        does(&mut world, 1, Deed::Remove(5));
+        world.run_for(HOUR);
+        post(&mut world, 0);
+        post(&mut world, 4);
+        world.run_for(Span::DAY.times(9));
+        holds(&mut world);
+        assert!(together(&world, 0..5), "SEED={seed}");
+    }
+}
+
 #[test]
 fn who_took_themselves_for_out_asks_on_and_comes_back() {
     for seed in 775..778 {

@@ -908,6 +908,7 @@ impl Group {
             context.out.push(Output::Reopen(envelope));
         }
         self.note_cuts(&cuts, context.now);
+        self.note_unheard();
         self.tree.retire_roots();
         self.tree.add_root(epoch.id);
         self.persist_record(context)?;

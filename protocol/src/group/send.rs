@@ -217,16 +217,10 @@ impl Group {
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
         let first = seq.saturating_sub(MAX_OWN_MESSAGES as u64);
-        let active = self.status == Status::Active;
         let spoilt = self.sent_where(|stored| {
             let elsewhere = stored.signed.epoch != *epoch;
             let since = stored.sent_in == *epoch && (elsewhere || stored.signed.seq >= first);
-            let again = match stored.signed.event.body {
-                Body::Invite { .. } => false,
-                Body::Post { .. } => active,
-                _ => true,
-            };
-            since && again && !self.resent.contains(&stored.signed.id)
+            since && self.may_be_said_again(stored)
         });
         let before = self.spoilt.len();
         self.spoilt.extend(spoilt);
@@ -234,6 +228,27 @@ impl Group {
             return Ok(());
         }
         self.persist_record(context)
+    }
+
+    /// Notes what this member said where most stewards are not known to have stood, before they come back
+    /// with fresh keys: the others may have gone another way, and never have had those of its epoch.
+    pub(super) fn note_unheard(&mut self) {
+        let latest = self.tree.path().rev();
+        let unsettled = latest.take_while(|epoch| !self.tree.has_majority(epoch));
+        let unsettled: BTreeSet<EpochId> = unsettled.map(|epoch| epoch.id).collect();
+        let unheard = self.sent_where(|stored| {
+            unsettled.contains(&stored.sent_in) && self.may_be_said_again(stored)
+        });
+        self.spoilt.extend(unheard);
+    }
+
+    fn may_be_said_again(&self, stored: &StoredEvent) -> bool {
+        let again = match stored.signed.event.body {
+            Body::Invite { .. } => false,
+            Body::Post { .. } => self.status == Status::Active,
+            _ => true,
+        };
+        again && !self.resent.contains(&stored.signed.id)
     }
 
     /// What this member has sent of which this holds, with its place in the order.
