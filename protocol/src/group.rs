@@ -306,8 +306,8 @@ pub struct Group {
     /// The envelopes of the Welcomes that this member made and that no mailbox has yet, with the invite
     /// of those whom they let in.
     welcomes: BTreeMap<EnvelopeId, InviteId>,
-    /// When a mailbox last took one of these, since the start.
-    welcomed: Option<Time>,
+    /// When a mailbox last took one of these, for 7 days: another one may not have it.
+    welcomed: BTreeMap<InviteId, Time>,
     /// What this member said, in order, and others may not be able to open: another copy of this device
     /// used the same keys, or nobody else has come where it was said.
     spoilt: BTreeSet<(u64, EventId)>,
@@ -400,7 +400,7 @@ impl Group {
             names: BTreeMap::new(),
             told_cuts: Vec::new(),
             welcomes: BTreeMap::new(),
-            welcomed: None,
+            welcomed: BTreeMap::new(),
             spoilt: BTreeSet::new(),
             leavers: BTreeMap::new(),
             sent: BTreeMap::new(),
@@ -479,7 +479,7 @@ impl Group {
         self.tip_since = self.tip_since.min(now);
         self.refreshed = self.refreshed.map(|last| last.min(now));
         self.admitted.clear();
-        let missed = self.missed.values_mut();
+        let missed = self.missed.values_mut().chain(self.welcomed.values_mut());
         let leavers = self.leavers.values_mut().map(|(since, _)| since);
         let waiting = self.waiting.values_mut().flat_map(BTreeMap::values_mut);
         let waiting = waiting.map(|held| &mut held.since);

@@ -1009,7 +1009,7 @@ fn a_welcome_outlives_a_clock_that_goes_ahead_by_a_year() {
 }
 
 #[test]
-fn who_left_and_is_let_in_afterwards_takes_leave_again() {
+fn who_was_refused_and_left_is_not_let_in_by_who_becomes_a_steward_again() {
     for seed in 498..501 {
         let mut world = World::new(seed, 5, 2);
         world.faults.gossip = false;
@@ -1026,15 +1026,15 @@ fn who_left_and_is_let_in_afterwards_takes_leave_again() {
         assert!(!world.is_in(4, 0), "they were told that they are out");
         asked(&mut world, Action::Leave { node: 4, slot: 0 });
         world.run_for(HOUR.times(30));
-        // On whose device the request still lies.
+        // Who let them in, and has heard that the other has refused them.
         does(&mut world, 0, Deed::Promote(1));
         world.run_for(HOUR);
         assert!(!sees(&world, 0, 4), "SEED={seed}");
         holds(&mut world);
         let log = world.group(0, 0).expect("in").log();
         let changes = log.iter().flat_map(|entry| &entry.changes);
-        let left = changes.filter(|change| matches!(change, LogChange::Left(_)));
-        assert_eq!(left.count(), 1, "SEED={seed}");
+        let comes = |change: &&LogChange| matches!(change, LogChange::Joined(_));
+        assert_eq!(changes.filter(comes).count(), 3, "SEED={seed}");
         assert!(lines(&world, 1) > 0, "what they said to who let them in");
         let gone = |world: &World| world.group(4, 0).is_none();
         assert!(until(&mut world, Span::DAY.times(9), gone), "SEED={seed}");

@@ -168,10 +168,13 @@ impl Group {
             held.since = aged(held.since);
         }
         self.persist_waiting(context);
+        for at in self.welcomed.values_mut() {
+            *at = aged(*at);
+        }
         if let Status::Leaving { since, .. } = &mut self.status {
             *since = aged(*since);
-            self.persist_record(context)?;
         }
+        self.persist_record(context)?;
         let me = self.me();
         let mut said = Vec::new();
         for stored in self.events.values_mut() {

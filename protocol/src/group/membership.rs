@@ -368,7 +368,7 @@ impl Group {
         let own = self.events.values();
         let own = own.filter(|stored| stored.signed.author == me);
         let confirmed = own.filter_map(|stored| stored.confirmed);
-        confirmed.chain(self.welcomed).max()
+        confirmed.chain(self.welcomed.values().copied()).max()
     }
 
     /// Tells whether the group of a member who is leaving can go: nobody needs their device any
@@ -504,6 +504,8 @@ impl Group {
     /// Forgets requests that were admitted long ago, and those that have been others' to answer for
     /// as long.
     pub(crate) fn expire_requests(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
+        self.welcomed
+            .retain(|_, at| at.after(JOIN_KEPT) > context.now);
         let others = self.rank().is_none();
         let old = |request: &Request| request.received.after(ANSWER_KEPT) < context.now;
         let done = self.requests.iter();
@@ -948,14 +950,16 @@ impl Group {
         }
     }
 
-    /// The routing secrets of the inboxes that this member answers, or has answered without any mailbox
-    /// having the answer yet. While no community node has `told` what time it is, those are over that
+    /// The routing secrets of the inboxes that this member answers, or has answered without that each
+    /// mailbox may have the answer by now. While no community node has `told` what time it is, those are over that
     /// were when one did last: a device drops what is on topics to which it does not listen.
     pub(crate) fn inboxes(&self, now: Time, told: bool) -> Vec<RoutingSecret> {
         let shown = self.recovery.shown.filter(|_| !told);
         let now = shown.map_or(now, |shown| shown.min(now));
         let answers = self.rank().is_some() && self.check_in().is_ok();
-        let owes = |id: &InviteId| self.welcomes.values().any(|invite| invite == id);
+        let owes = |id: &InviteId| {
+            self.welcomes.values().any(|invite| invite == id) || self.welcomed.contains_key(id)
+        };
         let answered = |(id, known): &(&InviteId, &KnownInvite)| {
             known.expires.after(INBOX_ANSWERED) > now && (answers || owes(id))
         };

@@ -40,6 +40,7 @@ pub(crate) struct GroupRecord {
     pub told: Told,
     pub told_cuts: Vec<(Cut, Time)>,
     pub welcomes: Vec<(EnvelopeId, InviteId)>,
+    pub welcomed: Vec<(InviteId, Time)>,
     pub spoilt: Vec<(u64, EventId)>,
 }
 
@@ -173,6 +174,7 @@ impl Group {
         group.told = record.told;
         group.told_cuts = record.told_cuts;
         group.welcomes = record.welcomes.into_iter().collect();
+        group.welcomed = record.welcomed.into_iter().collect();
         group.spoilt = record.spoilt.into_iter().collect();
         Ok(group)
     }
@@ -361,6 +363,7 @@ impl Group {
             told: self.told.clone(),
             told_cuts: self.told_cuts.clone(),
             welcomes: self.welcomes.iter().map(|(id, of)| (*id, *of)).collect(),
+            welcomed: self.welcomed.iter().map(|(id, at)| (*id, *at)).collect(),
             spoilt: self.spoilt.iter().copied().collect(),
         };
         context.persist(Kind::Group, self.id.as_bytes(), Some(encode(&record)?));

@@ -189,8 +189,8 @@ impl Group {
         envelope: &EnvelopeId,
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
-        if self.welcomes.remove(envelope).is_some() {
-            self.welcomed = Some(context.now);
+        if let Some(invite) = self.welcomes.remove(envelope) {
+            self.welcomed.insert(invite, context.now);
             context.out.push(Output::Watching);
             return self.persist_record(context);
         }
