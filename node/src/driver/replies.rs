@@ -571,7 +571,8 @@ fn problem(group: &Group, problem: &Problem, asked: bool) -> api::Problem {
                     names.join(", ")
                 ),
                 "The stewards' nodes make the removal again by themselves.",
-                "Wait until a steward is online; if you are one, leave this node running.",
+                "Wait until a steward is online; if you are one, leave this node running. If it takes \
+                 days, ask the stewards to remove them once more.",
             )
         }
         Problem::MissingChanges { envelopes, since } => {

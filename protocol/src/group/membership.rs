@@ -950,8 +950,8 @@ impl Group {
         }
     }
 
-    /// The routing secrets of the inboxes that this member answers, or has answered without that each
-    /// mailbox may have the answer by now. While no community node has `told` what time it is, those are over that
+    /// The routing secrets of the inboxes that this member answers, or has answered so lately that some
+    /// mailbox may lack the answer. While no community node has `told` what time it is, those are over that
     /// were when one did last: a device drops what is on topics to which it does not listen.
     pub(crate) fn inboxes(&self, now: Time, told: bool) -> Vec<RoutingSecret> {
         let shown = self.recovery.shown.filter(|_| !told);

@@ -89,17 +89,18 @@ impl Group {
             chain: BTreeSet::new(),
             gap: None,
         };
-        let (mut next, mut follower) = (last, u64::MAX);
+        let (mut next, mut follower) = (last, None);
         while let Some(id) = next.filter(|id| !kept.chain.contains(id)) {
             kept.chain.insert(id);
             let Some(stored) = self.events.get(&id) else {
-                kept.gap = Some((follower, learned));
+                // Nothing is known of where the last one stands if it is that which is missing.
+                kept.gap = follower.map(|order| (order, learned));
                 break;
             };
             if stored.signed.author != member {
                 break;
             }
-            follower = stored.signed.event.order;
+            follower = Some(stored.signed.event.order);
             next = stored.signed.event.previous;
         }
         kept
@@ -195,5 +196,55 @@ impl Counted {
             stored.signed.event.order < *follower && stored.received <= *learned
         };
         chain.contains(&stored.signed.id) || gap.as_ref().is_some_and(in_time)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        event::{Body, Event},
+        time::Span,
+    };
+
+    const NOW: Time = Time::from_ms(1_800_000_000_000);
+
+    fn said(order: u64, received: Time) -> StoredEvent {
+        let (id, epoch) = (EventId::from_bytes([3; 32]), EpochId::from_bytes([4; 32]));
+        let event = Event {
+            order,
+            at: NOW,
+            parents: Vec::new(),
+            previous: None,
+            body: Body::Leave,
+        };
+        let author = MemberId::from_bytes([1; 32]);
+        let signed = SignedEvent {
+            id,
+            author,
+            epoch,
+            seq: 1,
+            event,
+        };
+        StoredEvent {
+            signed,
+            envelope: None,
+            received,
+            sent_in: epoch,
+            confirmed: None,
+        }
+    }
+
+    #[test]
+    fn beyond_a_gap_counts_what_came_before_it_and_before_the_removal_was_learned_of() {
+        let kept = Kept {
+            chain: BTreeSet::from([EventId::from_bytes([2; 32])]),
+            gap: Some((7, NOW)),
+        };
+        let counted = Counted([(MemberId::from_bytes([1; 32]), kept)].into());
+        assert!(counted.has(&said(6, NOW)));
+        assert!(!counted.has(&said(7, NOW)), "not what is no older");
+        let late = NOW.after(Span::from_ms(1));
+        assert!(!counted.has(&said(6, late)), "nor what claims to be");
     }
 }

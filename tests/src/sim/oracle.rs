@@ -479,15 +479,12 @@ impl World {
             let left = left.contains(&post.by) && !self.is_censored(post.author);
             let counts = (author_in || left) && !void;
             // What somebody who is out said before something that a member cannot have, because their
-            // disk has lost it, or it was said while or where they were not there, is cut for that member
-            // unless they had read it.
+            // disk has lost it, or it was said while or where they were not there, is cut for that member.
             let broken = |node: &usize| {
                 let lost = self.watches[*node].damaged || self.came_back(*node, slot);
-                let read = self.group(*node, slot).is_some_and(|group| {
-                    let key = [group.id().as_bytes(), &post.event.as_bytes()[..]].concat();
-                    self.nodes[*node].disk.has(Kind::Event, &key)
-                });
-                !author_in && !read && (lost || self.missed_later(*node, post))
+                // Who took them out and was set back may never hear of it again: it holds for them alone.
+                let own = *node == post.author && self.awaits_removal(*node, slot, post.by);
+                own || (!author_in && (lost || self.missed_later(*node, post)))
             };
             let times = |node: &usize| shown[node].get(&post.event).copied().unwrap_or(0);
             let some = readers.iter().any(|node| times(node) > 0);
@@ -514,18 +511,24 @@ impl World {
         self.check_leaks(slot, say);
     }
 
-    /// Whether a member sends nothing since their own removal is known and no other steward is there
-    /// to make it in effect: then nobody can.
+    /// Whether a member sends nothing since their own removal is known, and nobody makes it in effect: no
+    /// other steward is there, or nobody else knows of it, as who made it was set back to before that.
     fn awaits_own_removal(&self, node: usize, slot: usize, members: &[usize]) -> bool {
         let others: Vec<usize> = members.iter().copied().filter(|at| *at != node).collect();
-        let own = |group: &Group| {
-            let pending = |problem: &Problem| match problem {
-                Problem::RemovalPending { members } => members.contains(&group.me()),
-                _ => false,
-            };
-            group.problems().iter().any(pending)
+        let me = self.group(node, slot).map(Group::me);
+        let awaited = |at: usize| me.is_some_and(|me| self.awaits_removal(at, slot, me));
+        let nobody_else = !others.iter().any(|other| awaited(*other));
+        awaited(node) && (nobody_else || !self.has_honest_steward(slot, &others))
+    }
+
+    /// Whether a member waits for somebody's removal to be in effect.
+    fn awaits_removal(&self, node: usize, slot: usize, of: MemberId) -> bool {
+        let problems = self.group(node, slot).map(Group::problems);
+        let pending = |problem: &Problem| match problem {
+            Problem::RemovalPending { members } => members.contains(&of),
+            _ => false,
         };
-        self.group(node, slot).is_some_and(own) && !self.has_honest_steward(slot, &others)
+        problems.unwrap_or_default().iter().any(pending)
     }
 
     /// Who was in the epoch that a post was sent in last, if it was sent.
