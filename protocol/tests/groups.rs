@@ -12,7 +12,7 @@ mod common;
 use common::Network;
 use kith_protocol::{
     envelope::Envelope,
-    group::{FAREWELL_LINGERS, GroupError},
+    group::{FAREWELL_LINGERS, GroupError, LogChange},
     id::GroupId,
     invite::Refusal,
     profile::{Command, Error, JoinState},
@@ -574,4 +574,43 @@ fn a_second_link_into_ones_own_group_adds_nobody() {
     network.command("Ben", Command::Leave { group }).unwrap();
     let join = network.ask("Ben", &link);
     assert_eq!(network.join_state("Ben", join), JoinState::Joined(group));
+}
+
+/// By a steward whom the others then leave, and by one who is no steward where the first one is.
+#[test]
+fn who_was_let_in_on_two_branches_at_once_follows_the_steward_who_leaves_theirs() {
+    let (mut network, group) = evening(&["Ana", "Ben", "Chloe"]);
+    let id = |network: &mut Network, name: &str| network.person(name).group(&group).me();
+    let promote = |member| Command::Promote { group, member };
+    let demote = |member| Command::Demote { group, member };
+    let [ana, ben, chloe] = ["Ana", "Ben", "Chloe"].map(|name| id(&mut network, name));
+    network.command("Ana", promote(ben)).unwrap();
+    let link = network.invite("Ana", group, 5);
+    network.pass(Span::HOUR);
+    // Ben hands everything to Chloe while Ana is away.
+    network.set_online("Ana", false);
+    network.command("Ben", demote(ana)).unwrap();
+    network.command("Ben", promote(chloe)).unwrap();
+    network.command("Ben", demote(ben)).unwrap();
+    network.pass(Span::HOUR);
+    // Who has the same request, and the higher rank.
+    network.people.insert("Dan", common::Person::new());
+    network.set_online("Chloe", false);
+    let join = network.ask("Dan", &link);
+    let request = network.mailbox.last().unwrap().clone();
+    let now = network.now;
+    assert!(network.person("Ana").deliver(&request, now));
+    network.set_online("Chloe", true);
+    assert_eq!(network.join_state("Dan", join), JoinState::Joined(group));
+    assert_eq!(network.person("Chloe").group(&group).roster().len(), 4);
+    network.set_online("Ana", true);
+    for _ in 0..4 {
+        network.pass(Span::HOUR);
+    }
+    network.post("Dan", group, "heard by all");
+    assert_same(&mut network, group, &["Ana", "Ben", "Chloe", "Dan"]);
+    let log = network.person("Ana").group(&group).log();
+    let joins = |change: &LogChange| matches!(change, LogChange::Joined(_));
+    let last = log.iter().rfind(|entry| entry.changes.iter().any(joins));
+    assert_eq!(last.unwrap().by, ana, "her branch has won");
 }

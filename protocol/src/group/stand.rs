@@ -124,15 +124,14 @@ impl Group {
 
     /// Whether somebody may not hear from elsewhere that this member, who was a steward on a branch,
     /// has left it: who has lost the keys of what came before it listens to the topic that a removal
-    /// gave it, if it has one; and who came in on it, or came back, has no keys for anything else.
+    /// gave it, if it has one; and who came in on it, or came back, has no keys for anything else, though
+    /// they may have been let in on another branch as well.
     fn strands_somebody(&self, tip: &Epoch) -> bool {
         let me = self.me();
         let branch: Vec<&Epoch> = self.tree.branch(&tip.id).collect();
         let decided = |epoch: &&Epoch| epoch.meta.policy.rank(&me).is_some();
-        let strands = |epoch: &Epoch| {
-            let mut joined = epoch.meta.joined.iter();
-            epoch.class() == Class::Rejoin || joined.any(|member| !self.is_member(&member.id))
-        };
+        let strands =
+            |epoch: &Epoch| epoch.class() == Class::Rejoin || !epoch.meta.joined.is_empty();
         let mut path = self.tree.path();
         let own_topic = path.all(|epoch| epoch.meta.routing != tip.meta.routing);
         branch.iter().any(decided) && (own_topic || branch.into_iter().any(strands))

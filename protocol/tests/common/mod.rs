@@ -158,7 +158,7 @@ impl Network {
 }
 
 impl Person {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let seed = RootSeed::generate(&mut OsRng);
         let words = seed.words().as_str().to_owned();
         Self {
