@@ -860,7 +860,8 @@ impl Group {
             seq,
             cuts,
         } = way;
-        if self.recovery.own == Some(parent) && self.asks_in_vain(context.now).is_none() {
+        let in_vain = self.asks_in_vain(context.now).is_some();
+        if self.recovery.own == Some(parent) && !in_vain {
             // Who led here has not heard of it yet: what that commit did would be undone.
             return self.persist_record(context);
         }
@@ -884,7 +885,7 @@ impl Group {
             intents: Vec::new(),
         };
         let (epoch, mls) = Epoch::rejoin(&self.id, &self.key, &card, way, note, context.now)?;
-        if !self.is_led_well(&steward, &epoch) || self.knows_removed_in(&epoch) {
+        if !self.is_led_well(&steward, &epoch) || (self.knows_removed_in(&epoch) && !in_vain) {
             return Ok(()); // Asked again later: who is known to be out may be taken out there too.
         }
         let payload = Payload::Rejoin { parent, mls };
