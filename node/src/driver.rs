@@ -812,29 +812,31 @@ impl Driver {
         }
     }
 
-    /// A mailbox took something: if it is a community node's, what it refused before does not hold any
-    /// more. Tells whether it is.
-    fn taken_by(&mut self, server: &[u8]) -> bool {
+    /// Whether this is one of the community nodes that groups use: other members' devices are mailboxes too.
+    fn is_named(&self, server: &[u8]) -> bool {
+        let mut shown = self.watched.values();
+        shown.any(|shown| peer_ids(&shown.federation).any(|peer| peer == server))
+    }
+
+    /// A community node took something: what it refused before does not hold any more.
+    fn taken_by(&mut self, server: &[u8]) {
         let address = self.links.values().find_map(|link| {
             let address = link.address.as_ref()?;
             let peer = Peer::of_address(address)?;
             (peer.as_bytes() == server).then(|| address.clone())
         });
-        let Some(address) = address else {
-            return false;
-        };
-        if self.refusals.taken(&address) {
+        if address.is_some_and(|address| self.refusals.taken(&address)) {
             self.effects
                 .push(Effect::Notice(crate::api::Notice::NetworkChanged));
         }
-        true
     }
 
     fn stored(&mut self, server: Vec<u8>, id: EnvelopeId, until: Time) -> Result<(), RecordsError> {
         if self.profile.is_none() {
             return Ok(()); // A community node waits for nobody's confirmation.
         }
-        let community = self.taken_by(&server);
+        self.taken_by(&server);
+        let community = self.is_named(&server);
         self.delivered.entry(id).or_default().insert(server, until);
         self.effects.push(Effect::Delivered(id));
         self.hand_over(profile::Input::Stored {
