@@ -297,8 +297,8 @@ pub struct Group {
     /// The latest event of each author, by its Lamport number.
     last_said: BTreeMap<MemberId, (u64, EventId)>,
     names: BTreeMap<MemberId, Name>,
-    /// Who was taken out by commits that this member does not have, and when they were told.
-    told_cuts: Vec<(Cut, Time)>,
+    /// Who was taken out by commits that this member does not have.
+    told_cuts: Vec<Cut>,
     /// Who asked to leave, and when this node learned of it.
     leavers: BTreeMap<MemberId, (Time, EventId)>,
     /// The envelopes of what this member said.
@@ -449,7 +449,7 @@ impl Group {
         self.recovery.forget_out();
         self.tree.add_root(id);
         self.tree.note_vote(committer, note.seq, id);
-        self.note_cuts(&note.cuts, context.now);
+        self.note_cuts(&note.cuts);
         self.persist_vote(&committer, context)?;
         self.persist_record(context)?;
         self.add_epoch(first, context)?;

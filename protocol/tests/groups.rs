@@ -246,29 +246,6 @@ fn what_a_removed_member_says_in_the_old_epoch_is_shown_to_nobody() {
 }
 
 #[test]
-fn what_somebody_had_read_of_a_removed_member_stays_though_they_lack_what_came_after_it() {
-    let (mut network, group) = evening(&["Ana", "Ben", "Chloe"]);
-    network.post("Ben", group, "read by all");
-    network.set_online("Chloe", false);
-    network.post("Ben", group, "lost for Chloe");
-    network.mailbox.pop();
-    network.set_online("Chloe", true);
-    network.post("Ben", group, "the last");
-    let member = network.person("Ben").group(&group).me();
-    let reason = String::new();
-    let remove = Command::Remove {
-        group,
-        member,
-        reason,
-    };
-    network.command("Ana", remove).unwrap();
-    let read = network.person("Chloe").texts(&group);
-    assert_eq!(read, ["Ben: read by all", "Ben: the last"]);
-    network.restart("Chloe");
-    assert_eq!(network.person("Chloe").texts(&group), read);
-}
-
-#[test]
 fn a_removal_moves_the_group_to_a_topic_that_the_removed_cannot_sign_for() {
     let (mut network, group) = evening(&["Ana", "Eli"]);
     let now = network.now;

@@ -231,22 +231,6 @@ fn what_was_said_where_the_others_could_not_follow_is_said_again_by_who_comes_ba
     }
 }
 
-/// They come back to whom they have taken out, and nothing of theirs is sent before that is done again.
-#[test]
-fn a_removal_that_the_others_learned_of_too_late_to_follow_is_made_again() {
-    for seed in 815..818 {
-        let mut world = council(seed, 5, 2, 3);
-        isolate(&mut world, 2, Span::DAY.times(9));
-        world.run_for(MINUTE);
-        does(&mut world, 2, Deed::Remove(4));
-        does(&mut world, 0, Deed::Promote(3));
-        world.run_for(Span::DAY.times(9));
-        let out = |world: &World| roster(world, 0) == [0, 1, 2, 3].into();
-        assert!(until(&mut world, Span::DAY.times(2), out), "SEED={seed}");
-        holds(&mut world);
-    }
-}
-
 #[test]
 fn who_took_themselves_for_out_asks_on_and_comes_back() {
     for seed in 775..778 {

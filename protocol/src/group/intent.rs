@@ -41,8 +41,6 @@ pub(super) struct Missing<'a> {
     pub what: &'a What,
     /// Who committed it.
     pub by: MemberId,
-    /// When this device learned of that.
-    pub since: Time,
 }
 
 impl Group {
@@ -160,7 +158,6 @@ impl Group {
                         id: intent.id,
                         what: &intent.what,
                         by: epoch.meta.committer,
-                        since: epoch.meta.made,
                     });
                 }
             }
@@ -234,7 +231,7 @@ impl Group {
         let delay = RANK_DELAY.times(rank as u64 + 1);
         let mut later: Vec<Time> = Vec::new();
         let mut due: Vec<Intent> = Vec::new();
-        for Missing { id, what, by, .. } in self.missing_intents() {
+        for Missing { id, what, by } in self.missing_intents() {
             let since = self.missed.get(&id).copied().unwrap_or(now);
             let at = if by == me { since } else { since.after(delay) };
             let old = what.cut().is_none() && since.after(EPOCH_KEPT) < now;

@@ -735,7 +735,7 @@ impl Group {
     fn is_known_out(&self, member: &MemberId) -> bool {
         let removes = |epoch: &&Epoch| epoch.removes(member);
         let mut lost = self.tree.off_path().filter(removes);
-        self.told_cuts.iter().any(|((told, _), _)| told == member)
+        self.told_cuts.iter().any(|(told, _)| told == member)
             || self.history().iter().any(removes)
             || lost.any(|epoch| self.is_steward(&epoch.meta.committer))
     }
@@ -865,7 +865,7 @@ impl Group {
         let counts = |event: &EventId| {
             self.events
                 .get(event)
-                .is_some_and(|stored| counted.has(stored))
+                .is_some_and(|stored| counted.has(&stored.signed))
         };
         let mut revoked = self.revoked.iter();
         if revoked.any(|(event, revoked)| revoked == invite && counts(event)) {

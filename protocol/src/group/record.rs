@@ -38,7 +38,7 @@ pub(crate) struct GroupRecord {
     pub wishes: Vec<Wish>,
     pub recovery: Recovery,
     pub told: Told,
-    pub told_cuts: Vec<(Cut, Time)>,
+    pub told_cuts: Vec<Cut>,
     pub welcomes: Vec<(EnvelopeId, InviteId)>,
     pub welcomed: Vec<(InviteId, Time)>,
     pub spoilt: Vec<(u64, EventId)>,

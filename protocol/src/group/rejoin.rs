@@ -860,8 +860,7 @@ impl Group {
             seq,
             cuts,
         } = way;
-        let in_vain = self.asks_in_vain(context.now).is_some();
-        if self.recovery.own == Some(parent) && !in_vain {
+        if self.recovery.own == Some(parent) && self.asks_in_vain(context.now).is_none() {
             // Who led here has not heard of it yet: what that commit did would be undone.
             return self.persist_record(context);
         }
@@ -885,7 +884,7 @@ impl Group {
             intents: Vec::new(),
         };
         let (epoch, mls) = Epoch::rejoin(&self.id, &self.key, &card, way, note, context.now)?;
-        if !self.is_led_well(&steward, &epoch) || (self.knows_removed_in(&epoch) && !in_vain) {
+        if !self.is_led_well(&steward, &epoch) || self.knows_removed_in(&epoch) {
             return Ok(()); // Asked again later: who is known to be out may be taken out there too.
         }
         let payload = Payload::Rejoin { parent, mls };
@@ -908,7 +907,7 @@ impl Group {
         for envelope in self.forget_waiting(|held| held.number >= begins, context) {
             context.out.push(Output::Reopen(envelope));
         }
-        self.note_cuts(&cuts, context.now);
+        self.note_cuts(&cuts);
         self.note_unheard();
         self.tree.retire_roots();
         self.tree.add_root(epoch.id);

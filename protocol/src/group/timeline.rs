@@ -6,12 +6,10 @@ use super::{
     Group,
     epoch::Epoch,
     note::{Class, What},
-    record::StoredEvent,
 };
 use crate::{
     event::{Cut, SignedEvent},
     id::{EpochId, EventId, MemberId},
-    time::Time,
     view::{Entry, EntryKind},
 };
 
@@ -23,18 +21,23 @@ const MAX_TOLD_CUTS: usize = 1024;
 impl Group {
     /// One line of the timeline that somebody said.
     pub fn entry(&self, event: &EventId) -> Option<Entry> {
-        let stored = self.events.get(event)?;
-        self.counted()
-            .has(stored)
-            .then(|| self.said(&stored.signed))?
+        let signed = &self.events.get(event)?.signed;
+        self.counted().has(signed).then(|| self.said(signed))?
     }
 
     /// The timeline, oldest first.
     pub fn entries(&self) -> Vec<Entry> {
         let counted = self.counted();
-        let said = self.events.values().filter(|stored| counted.has(stored));
-        let said = said.filter_map(|stored| self.said(&stored.signed));
-        let mut entries: Vec<Entry> = said.collect();
+        let said: Vec<&SignedEvent> = self
+            .events
+            .values()
+            .map(|stored| &stored.signed)
+            .filter(|signed| counted.has(signed))
+            .collect();
+        let mut entries: Vec<Entry> = said
+            .into_iter()
+            .filter_map(|signed| self.said(signed))
+            .collect();
         for epoch in self.history() {
             entries.extend(changes(epoch));
         }
@@ -56,54 +59,39 @@ impl Group {
         before.into_iter().chain(self.tree.path()).collect()
     }
 
-    /// Which events count. Of a member who was taken out: the last one that the removal names, and what
-    /// it follows; where this device has not got one of these, what it had got from them before it learned
-    /// of the removal. So nothing that they send later, in whatever order it arrives or whatever it claims,
-    /// is shown to anybody. A removal on a branch that lost and that is still to be made again counts as
-    /// well.
+    /// Which events count. Of a member who was taken out: the last one that the removal names,
+    /// and what it follows. So nothing that they send later, in whatever order it arrives or
+    /// whatever it claims, is shown to anybody. A removal on a branch that lost and that is still
+    /// to be made again counts as well.
     pub(super) fn counted(&self) -> Counted {
+        let mut cut: BTreeMap<MemberId, BTreeSet<EventId>> = BTreeMap::new();
         let path = self.history();
-        let noted = path.iter().filter_map(|epoch| {
-            let cuts = epoch.meta.note.as_ref()?.cuts();
-            Some(cuts.map(|cut| (cut, epoch.meta.made)))
-        });
+        let notes = path.iter().filter_map(|epoch| epoch.meta.note.as_ref());
         let missing = self.missing_intents();
-        let lost = missing.iter();
-        let lost = lost.filter_map(|missing| Some((missing.what.cut()?, missing.since)));
+        let lost = missing.iter().filter_map(|missing| missing.what.cut());
         // Who is in was never taken out: the way that this member left when they came back with fresh
         // keys may since have been found to lead elsewhere.
-        let is_out = |((member, _), _): &(Cut, Time)| !self.is_member(member);
-        let done = noted.flatten().filter(is_out);
-        let told = self.told_cuts.iter().copied().filter(is_out);
-        let mut counted = BTreeMap::new();
-        for ((member, last), learned) in done.chain(lost).chain(told) {
-            let kept = counted.entry(member);
-            kept.or_insert_with(|| self.kept(member, last, learned));
-        }
-        Counted(counted)
-    }
-
-    /// What counts of a member who was taken out, as this device learned then.
-    fn kept(&self, member: MemberId, last: Option<EventId>, learned: Time) -> Kept {
-        let mut kept = Kept {
-            chain: BTreeSet::new(),
-            gap: None,
-        };
-        let (mut next, mut follower) = (last, None);
-        while let Some(id) = next.filter(|id| !kept.chain.contains(id)) {
-            kept.chain.insert(id);
-            let Some(stored) = self.events.get(&id) else {
-                // Nothing is known of where the last one stands if it is that which is missing.
-                kept.gap = follower.map(|order| (order, learned));
-                break;
-            };
-            if stored.signed.author != member {
-                break;
+        let done = notes.flat_map(|note| note.cuts());
+        let done = done.filter(|(member, _)| !self.is_member(member));
+        let told = self.told_cuts.iter().copied();
+        let told = told.filter(|(member, _)| !self.is_member(member));
+        for (member, last) in done.chain(lost).chain(told) {
+            if cut.contains_key(&member) {
+                continue;
             }
-            follower = Some(stored.signed.event.order);
-            next = stored.signed.event.previous;
+            let mut kept = BTreeSet::new();
+            let mut next = last;
+            while let Some(id) = next.filter(|id| !kept.contains(id)) {
+                let said = self
+                    .events
+                    .get(&id)
+                    .filter(|stored| stored.signed.author == member);
+                kept.insert(id);
+                next = said.and_then(|stored| stored.signed.event.previous);
+            }
+            cut.insert(member, kept);
         }
-        kept
+        Counted(cut)
     }
 
     /// Who was taken out on the path since it went another way than to this epoch, which somebody
@@ -122,14 +110,11 @@ impl Group {
     }
 
     /// Takes a steward's word of who was taken out.
-    pub(super) fn note_cuts(&mut self, cuts: &[Cut], now: Time) {
+    pub(super) fn note_cuts(&mut self, cuts: &[Cut]) {
         for cut in cuts.iter().take(MAX_CUTS) {
-            let known = self
-                .told_cuts
-                .iter()
-                .any(|((member, _), _)| *member == cut.0);
+            let known = self.told_cuts.iter().any(|(member, _)| *member == cut.0);
             if !known && self.told_cuts.len() < MAX_TOLD_CUTS {
-                self.told_cuts.push((*cut, now));
+                self.told_cuts.push(*cut);
             }
         }
     }
@@ -176,75 +161,13 @@ fn changes(epoch: &Epoch) -> Vec<Entry> {
     joined.chain(others).chain(back).collect()
 }
 
-/// For each member who was taken out, what counts.
-pub(super) struct Counted(BTreeMap<MemberId, Kept>);
-
-struct Kept {
-    /// The last event that the removal names, and what it follows.
-    chain: BTreeSet<EventId>,
-    /// Where that ends early, as this device has not got the next event: the `order` of the one that follows
-    /// it, and when this device learned of the removal.
-    gap: Option<(u64, Time)>,
-}
+/// For each member who was taken out, the events that count.
+pub(super) struct Counted(BTreeMap<MemberId, BTreeSet<EventId>>);
 
 impl Counted {
-    pub(super) fn has(&self, stored: &StoredEvent) -> bool {
-        let Some(Kept { chain, gap }) = self.0.get(&stored.signed.author) else {
-            return true;
-        };
-        let in_time = |(follower, learned): &(u64, Time)| {
-            stored.signed.event.order < *follower && stored.received <= *learned
-        };
-        chain.contains(&stored.signed.id) || gap.as_ref().is_some_and(in_time)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        event::{Body, Event},
-        time::Span,
-    };
-
-    const NOW: Time = Time::from_ms(1_800_000_000_000);
-
-    fn said(order: u64, received: Time) -> StoredEvent {
-        let (id, epoch) = (EventId::from_bytes([3; 32]), EpochId::from_bytes([4; 32]));
-        let event = Event {
-            order,
-            at: NOW,
-            parents: Vec::new(),
-            previous: None,
-            body: Body::Leave,
-        };
-        let author = MemberId::from_bytes([1; 32]);
-        let signed = SignedEvent {
-            id,
-            author,
-            epoch,
-            seq: 1,
-            event,
-        };
-        StoredEvent {
-            signed,
-            envelope: None,
-            received,
-            sent_in: epoch,
-            confirmed: None,
-        }
-    }
-
-    #[test]
-    fn beyond_a_gap_counts_what_came_before_it_and_before_the_removal_was_learned_of() {
-        let kept = Kept {
-            chain: BTreeSet::from([EventId::from_bytes([2; 32])]),
-            gap: Some((7, NOW)),
-        };
-        let counted = Counted([(MemberId::from_bytes([1; 32]), kept)].into());
-        assert!(counted.has(&said(6, NOW)));
-        assert!(!counted.has(&said(7, NOW)), "not what is no older");
-        let late = NOW.after(Span::from_ms(1));
-        assert!(!counted.has(&said(6, late)), "nor what claims to be");
+    pub(super) fn has(&self, signed: &SignedEvent) -> bool {
+        self.0
+            .get(&signed.author)
+            .is_none_or(|kept| kept.contains(&signed.id))
     }
 }

@@ -483,7 +483,9 @@ impl World {
             let broken = |node: &usize| {
                 let lost = self.watches[*node].damaged || self.came_back(*node, slot);
                 // Who took them out and was set back may never hear of it again: it holds for them alone.
-                let own = *node == post.author && self.awaits_removal(*node, slot, post.by);
+                let own = *node == post.author && self.awaits_own_removal(*node, slot, members);
+                // With the keys of one message of two copies only one of these can be read.
+                let lost = lost || self.watches[post.author].old_copy;
                 own || (!author_in && (lost || self.missed_later(*node, post)))
             };
             let times = |node: &usize| shown[node].get(&post.event).copied().unwrap_or(0);
@@ -512,12 +514,15 @@ impl World {
     }
 
     /// Whether a member sends nothing since their own removal is known, and nobody makes it in effect: no
-    /// other steward is there, or nobody else knows of it, as who made it was set back to before that.
+    /// other steward is there, or nobody else knows of it, and some steward was set back to before that.
     fn awaits_own_removal(&self, node: usize, slot: usize, members: &[usize]) -> bool {
         let others: Vec<usize> = members.iter().copied().filter(|at| *at != node).collect();
         let me = self.group(node, slot).map(Group::me);
         let awaited = |at: usize| me.is_some_and(|me| self.awaits_removal(at, slot, me));
-        let nobody_else = !others.iter().any(|other| awaited(*other));
+        let set_back =
+            |at: &usize| self.watches[*at].copied.is_some() || self.watches[*at].old_copy;
+        let nobody_else =
+            others.iter().any(set_back) && !others.iter().any(|other| awaited(*other));
         awaited(node) && (nobody_else || !self.has_honest_steward(slot, &others))
     }
 
