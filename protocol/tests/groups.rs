@@ -581,11 +581,13 @@ fn who_was_let_in_on_two_branches_at_once_follows_the_steward_who_leaves_theirs(
     assert_eq!(network.join_state("Dan", join), JoinState::Joined(group));
     assert_eq!(network.person("Chloe").group(&group).roster().len(), 4);
     network.set_online("Ana", true);
-    for _ in 0..4 {
-        network.pass(Span::HOUR);
+    for _ in 0..2 * 12 {
+        network.pass(Span::SECOND.times(300));
     }
     network.post("Dan", group, "heard by all");
     assert_same(&mut network, group, &["Ana", "Ben", "Chloe", "Dan"]);
+    let policy = network.person("Ana").group(&group).policy().cloned();
+    assert_eq!(policy.unwrap().stewards, [chloe], "made again in order");
     let log = network.person("Ana").group(&group).log();
     let joins = |change: &LogChange| matches!(change, LogChange::Joined(_));
     let last = log.iter().rfind(|entry| entry.changes.iter().any(joins));

@@ -131,19 +131,20 @@ impl Group {
         self.wish(What::Delist { address }, context)
     }
 
-    /// The changes that branches which lost had, and that are still to be made again. Those of a
-    /// committer who is a steward no longer are void: who is expelled or demoted does not go on
-    /// deciding from another branch.
+    /// The changes that branches which lost had, and that are still to be made again, in the order in which
+    /// they were made. Those of a committer who is a steward no longer are void: who is expelled or demoted
+    /// does not go on deciding from another branch.
     pub(super) fn missing_intents(&self) -> Vec<Missing<'_>> {
         let mut missing: Vec<Missing<'_>> = Vec::new();
         let mut done: Option<BTreeSet<IntentId>> = None;
-        for epoch in self.tree.off_path() {
-            let Some(note) = &epoch.meta.note else {
-                continue;
-            };
-            if !self.is_steward(&epoch.meta.committer) {
-                continue;
-            }
+        let losers = self.tree.off_path();
+        let mut changes: Vec<(&Epoch, &CommitNote)> = losers
+            .filter_map(|epoch| Some((epoch, epoch.meta.note.as_ref()?)))
+            .filter(|(_, note)| !note.intents.is_empty())
+            .filter(|(epoch, _)| self.is_steward(&epoch.meta.committer))
+            .collect();
+        changes.sort_by_key(|(epoch, _)| (epoch.meta.depth, epoch.id));
+        for (epoch, note) in changes {
             let history = self.tree.is_history(&epoch.id);
             for intent in &note.intents {
                 // Of what was before this member came back with fresh keys, only removals count:
