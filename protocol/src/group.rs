@@ -59,7 +59,7 @@ use self::{
     epoch::{Opened, mls_epoch},
     intent::Wish,
     membership::{KnownInvite, Request, WELCOME_WAITS},
-    note::Payload,
+    note::{OwnTag, Payload},
     rejoin::{Out, Recovery},
     stand::Told,
     tree::{Root, Tree},
@@ -89,7 +89,7 @@ pub(crate) mod spec {
             FAREWELL_TRIED, FAREWELL_WAITS, INBOX_ANSWERED, MAX_INVITE_LIFE, MAX_REQUESTS,
             RANK_DELAY, RELEASE_WAITS, REMOVAL_WAITS,
         },
-        note::{CommitNote, Intent, MessageNote, Payload, Stand, What},
+        note::{CommitNote, Intent, MessageNote, OwnTag, Payload, Stand, What},
         policy::{MemberCard, capabilities},
     };
 }
@@ -615,14 +615,14 @@ impl Group {
             return Ok(self.wait_for(needs, number, &envelopes, context));
         }
         let verdict = match payload {
-            Payload::Message { epoch, mls } => {
-                self.receive_message(epoch, &mls, envelope.id(), context)
+            Payload::Message { epoch, mls, own } => {
+                self.receive_message(epoch, &mls, &own, envelope.id(), context)
             }
-            Payload::Commit { parent, mls } => {
-                self.receive_commit(parent, &mls, Epoch::follow, context)
+            Payload::Commit { parent, mls, own } => {
+                self.receive_commit(parent, &mls, Some(&own), Epoch::follow, context)
             }
             Payload::Rejoin { parent, mls } => {
-                self.receive_commit(parent, &mls, Epoch::follow_rejoin, context)
+                self.receive_commit(parent, &mls, None, Epoch::follow_rejoin, context)
             }
             Payload::Part(_) | Payload::Stand(_) => Err(GroupError::Malformed),
         }?;
@@ -674,13 +674,19 @@ impl Group {
         &mut self,
         epoch: EpochId,
         mls: &[u8],
+        own: &OwnTag,
         envelope: EnvelopeId,
         context: &mut Context<'_>,
     ) -> Result<Verdict, GroupError> {
         let node = self.tree.get(&epoch).ok_or(GroupError::Ours)?;
         let opened = node.decrypt(&self.id, mls);
         let other = match opened {
-            Err(GroupError::OwnMessage(seq)) if node.is_of_another_copy(seq, mls)? => Some(seq),
+            Err(GroupError::OwnMessage(seq))
+                if own.is_genuine(&self.key, &epoch, mls)
+                    && node.is_of_another_copy(seq, mls)? =>
+            {
+                Some(seq)
+            }
             _ => None,
         };
         self.note_use(epoch);
@@ -746,6 +752,7 @@ impl Group {
         &mut self,
         parent: EpochId,
         mls: &[u8],
+        own: Option<&OwnTag>,
         follow: fn(&Epoch, &GroupId, &[u8], Time) -> Result<Epoch, GroupError>,
         context: &mut Context<'_>,
     ) -> Result<Verdict, GroupError> {
@@ -754,7 +761,9 @@ impl Group {
         }
         let node = self.tree.get(&parent).ok_or(GroupError::Ours)?;
         let followed = follow(node, &self.id, mls, context.now);
-        if let Err(GroupError::OwnMessage(_)) = followed {
+        if let Err(GroupError::OwnMessage(_)) = followed
+            && own.is_some_and(|own| own.is_genuine(&self.key, &parent, mls))
+        {
             self.note_own_commit(parent, context)?;
         }
         if matches!(followed, Err(GroupError::EpochClosed)) {

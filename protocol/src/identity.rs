@@ -25,6 +25,9 @@ pub const WORD_COUNT: usize = 24;
 /// HKDF info string that separates pseudonyms from every other use of the seed.
 const PSEUDONYM_INFO: &[u8] = b"kith pseudonym v1";
 
+/// HKDF info string of the key with which a member's devices mark what they send.
+const OWN_INFO: &[u8] = b"kith own v1";
+
 /// Length in bytes of the longest recovery phrase: words of 8 letters and the spaces between.
 const MAX_PHRASE_BYTES: usize = WORD_COUNT * 9 - 1;
 
@@ -202,6 +205,21 @@ impl PseudonymKey {
     /// Signs a message. The caller separates the purposes of what it signs.
     pub fn sign(&self, message: &[u8]) -> [u8; 64] {
         self.0.sign(message).to_bytes()
+    }
+
+    /// Derives the key with which this person's devices mark what they send in this group (HKDF-SHA256,
+    /// RFC 5869): nobody else can.
+    ///
+    /// # Panics
+    ///
+    /// Never: HKDF can give far more than 32 bytes.
+    pub(crate) fn own_key(&self) -> Zeroizing<[u8; 32]> {
+        let mut own = Zeroizing::new([0; 32]);
+        #[expect(clippy::expect_used, reason = "HKDF-SHA256 gives up to 8160 bytes")]
+        Hkdf::<Sha256>::new(None, self.0.as_bytes())
+            .expand(OWN_INFO, &mut own[..])
+            .expect("32 bytes are a valid HKDF output");
+        own
     }
 
     /// Copies the 32-byte secret (the RFC 8032 private key), for an MLS signer.
@@ -398,6 +416,7 @@ mod tests {
             ("secret key", &key.secret_bytes()[..]),
             ("member", key.public().as_bytes()),
             ("signature", &key.sign(b"hello")),
+            ("own key", &key.own_key()[..]),
         ] {
             assert_specified(what, bytes);
         }

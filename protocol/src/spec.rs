@@ -16,7 +16,9 @@ use crate::{
     event::{Body, Event, InviteSeed},
     group::{
         CIPHERSUITE, Class, EpochStorage, GroupPolicy, MAX_STEWARDS, join,
-        spec::{CommitNote, Intent, MemberCard, MessageNote, Payload, Stand, What, first_epoch},
+        spec::{
+            CommitNote, Intent, MemberCard, MessageNote, OwnTag, Payload, Stand, What, first_epoch,
+        },
     },
     id::{AskId, EnvelopeId, EpochId, EventId, GroupId, IntentId, JoinId, MemberId},
     identity::{PseudonymKey, PseudonymSalt, RootSeed},
@@ -98,6 +100,10 @@ fn steward() -> PseudonymKey {
     RootSeed::generate(&mut CountingRng::from(0xc0)).pseudonym(&PseudonymSalt::from_bytes(
         std::array::from_fn(|at| 0x20 + at as u8),
     ))
+}
+
+fn own_tag() -> OwnTag {
+    OwnTag::new(&steward(), &EpochId::from_bytes([0x22; 32]), &[1, 2, 3, 4])
 }
 
 fn cuts() -> Vec<(MemberId, Option<EventId>)> {
@@ -421,6 +427,7 @@ fn examples() -> Vec<(&'static str, Vec<u8>)> {
             cbor(codec::encode(&Payload::Message {
                 epoch: EpochId::from_bytes([0x22; 32]),
                 mls: vec![1, 2, 3, 4],
+                own: own_tag(),
             })),
         ),
         (
@@ -428,6 +435,7 @@ fn examples() -> Vec<(&'static str, Vec<u8>)> {
             cbor(codec::encode(&Payload::Commit {
                 parent: EpochId::from_bytes([0x22; 32]),
                 mls: vec![1, 2, 3, 4],
+                own: own_tag(),
             })),
         ),
         (
@@ -686,11 +694,11 @@ fn questions_and_answers_are_what_the_document_tells() {
     };
     let out = ben.handle(Input::Command(post), NOW, &mut rng);
     let content = kept(&out)[0].open(&routing.key()).unwrap();
-    let Payload::Message { mls, .. } = codec::decode(&content).unwrap() else {
+    let Payload::Message { mls, own, .. } = codec::decode(&content).unwrap() else {
         panic!("a message");
     };
     let epoch = EpochId::from_bytes([0x99; 32]);
-    let bogus = codec::encode(&Payload::Message { epoch, mls }).unwrap();
+    let bogus = codec::encode(&Payload::Message { epoch, mls, own }).unwrap();
     let bogus = Envelope::seal(&routing.key(), NOW.bucket(), &bogus, &mut rng).unwrap();
     let _ = ben.handle(Input::Envelope(bogus), NOW, &mut rng);
 
@@ -896,7 +904,7 @@ fn the_captured_evening_opens_as_the_document_tells() {
         .collect();
     assert_eq!(names, ["Ana", "Chloe", "Ben"]);
 
-    let Payload::Message { epoch: of, mls } = codec::decode(&get("message")).unwrap() else {
+    let Payload::Message { epoch: of, mls, .. } = codec::decode(&get("message")).unwrap() else {
         panic!("a message");
     };
     assert_eq!(of, epoch);
@@ -917,7 +925,7 @@ fn the_captured_evening_opens_as_the_document_tells() {
         }
     );
 
-    let Payload::Commit { parent, mls } = codec::decode(&get("commit")).unwrap() else {
+    let Payload::Commit { parent, mls, .. } = codec::decode(&get("commit")).unwrap() else {
         panic!("a commit");
     };
     assert_eq!(parent, epoch);

@@ -15,14 +15,17 @@ mod stranger;
 mod wire;
 
 use data_encoding::HEXLOWER;
+use ed25519_dalek::SigningKey;
 use kith_protocol::{
     id::{GroupId, MemberId},
     profile::Command,
     time::Span,
 };
+use serde_bytes::ByteArray;
 
 use ours::World;
-use stranger::{Help, Invite, Package, Return, Stranger, export};
+use stranger::{Help, Invite, Package, Return, Stranger, export, own_tag};
+use wire::own_key;
 
 /// Ana's group, in which Sten has come in by a program of his own.
 fn evening(names: &[&'static str]) -> (World, GroupId, String, Stranger) {
@@ -330,6 +333,19 @@ fn a_stranger_who_admits_a_key_package_that_is_not_as_asked_is_not_followed() {
         world.put(commit);
         assert_eq!(world.group("Ana", group).epoch(), before, "{package:?}");
     }
+}
+
+/// SPEC, *Inside a group's envelopes*: the example's tag, of the example's pseudonym.
+#[test]
+fn the_own_tag_in_the_spec_is_what_a_stranger_makes() {
+    const SPEC: &str = include_str!("../../protocol/SPEC.md");
+    let printed: String = SPEC.split_whitespace().collect();
+    let (_, key) = SPEC.split_once("\n    private key ").unwrap();
+    let key = HEXLOWER.decode(&key.as_bytes()[..64]).unwrap();
+    let key = SigningKey::from_bytes(&key.try_into().unwrap());
+    assert!(printed.contains(&HEXLOWER.encode(&own_key(&key))));
+    let tag = own_tag(&key, &ByteArray::new([0x22; 32]), &[1, 2, 3, 4]);
+    assert!(printed.contains(&HEXLOWER.encode(&*tag)));
 }
 
 /// SPEC, *A captured evening*: what it prints is what mls-rs finds.

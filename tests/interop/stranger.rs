@@ -37,7 +37,7 @@ use crate::wire::{
     Answer, Ask, Card, CommitNote, Content, Event, Hash, HelpAnswer, HelpContent, InboxContent,
     Intent, InviteBody, InviteKeys, Link, MAX_ORDER, MessageNote, Pieces, Policy, Post, Routing,
     Short, SignedHelp, Stand, WelcomeNote, What, counting, decode, encode, group_tag, is_signed,
-    sha256, short, signed,
+    own_key, sha256, short, signed,
 };
 
 const POLICY: ExtensionType = ExtensionType::new(0xf4b1);
@@ -562,7 +562,11 @@ impl Stranger {
         seat.seq = seq;
         let (mls, parent) = (ByteBuf::from(bytes), help.epoch);
         let content = match how {
-            Return::AsCommit => Content::Commit { mls, parent },
+            Return::AsCommit => Content::Commit {
+                own: own_tag(&self.key, &parent, &mls),
+                mls,
+                parent,
+            },
             _ => Content::Rejoin { mls, parent },
         };
         let envelope = seat.send(&content, now_ms);
@@ -671,9 +675,9 @@ impl Seat {
                 let whole = self.pieces.take(part);
                 return whole.is_none_or(|whole| self.take_in_content(&whole));
             }
-            Content::Message { mls, epoch } if epoch == self.epoch => self.hear(&mls),
+            Content::Message { mls, epoch, .. } if epoch == self.epoch => self.hear(&mls),
             Content::Stand(stand) => self.note_stand(stand),
-            Content::Commit { mls, parent } if parent == self.epoch => self.follow(&mls),
+            Content::Commit { mls, parent, .. } if parent == self.epoch => self.follow(&mls),
             Content::Rejoin { mls, parent } if parent == self.epoch => {
                 self.follow_return(&mls);
             }
@@ -869,8 +873,10 @@ impl Seat {
         self.seq += 1;
         let note = encode(&MessageNote { seq: self.seq });
         let message = self.mls.encrypt_application_message(&event, note);
+        let mls = message.and_then(|message| message.to_bytes()).unwrap();
         let content = Content::Message {
-            mls: ByteBuf::from(message.and_then(|message| message.to_bytes()).unwrap()),
+            own: own_tag(&self.key, &self.epoch, &mls),
+            mls: ByteBuf::from(mls),
             epoch: self.epoch,
         };
         self.send(&content, now_ms)
@@ -1009,6 +1015,7 @@ impl Seat {
         let welcome = output.welcome_messages().first();
         let welcome = welcome.map(|welcome| welcome.to_bytes().unwrap());
         let content = Content::Commit {
+            own: own_tag(&self.key, &self.epoch, &bytes),
             mls: ByteBuf::from(bytes.clone()),
             parent: self.epoch,
         };
@@ -1249,6 +1256,12 @@ fn shared_key() -> ExternalPskId {
 
 fn provider() -> RustCryptoProvider {
     RustCryptoProvider::with_enabled_cipher_suites(vec![CipherSuite::CURVE25519_CHACHA])
+}
+
+/// SPEC, *Inside a group's envelopes*: what tells a member's other devices that it is theirs.
+pub fn own_tag(pseudonym: &SigningKey, epoch: &Hash, mls: &[u8]) -> Short {
+    let mac = suite().mac(&own_key(pseudonym), &[&epoch[..], mls].concat());
+    ByteArray::new(mac.unwrap()[..16].try_into().unwrap())
 }
 
 fn suite() -> impl CipherSuiteProvider {

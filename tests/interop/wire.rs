@@ -31,9 +31,20 @@ const TAIL: usize = 64;
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Content {
-    Message { mls: ByteBuf, epoch: Hash },
-    Commit { mls: ByteBuf, parent: Hash },
-    Rejoin { mls: ByteBuf, parent: Hash },
+    Message {
+        mls: ByteBuf,
+        own: Short,
+        epoch: Hash,
+    },
+    Commit {
+        mls: ByteBuf,
+        own: Short,
+        parent: Hash,
+    },
+    Rejoin {
+        mls: ByteBuf,
+        parent: Hash,
+    },
     Part(Part),
     Stand(Stand),
 }
@@ -501,6 +512,11 @@ pub fn sha256(parts: &[&[u8]]) -> [u8; 32] {
 /// The first 16 bytes of the SHA-256: an invite's or a request's name.
 pub fn short(of: &[u8]) -> Short {
     ByteArray::new(sha256(&[of])[..16].try_into().unwrap())
+}
+
+/// SPEC, *Inside a group's envelopes*: the key of a member's own tags.
+pub fn own_key(pseudonym: &SigningKey) -> [u8; 32] {
+    hkdf(pseudonym.as_bytes(), b"kith own v1")
 }
 
 fn hkdf(secret: &[u8], info: &[u8]) -> [u8; 32] {

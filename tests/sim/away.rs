@@ -11,8 +11,8 @@ use kith_protocol::{
 use tests::sim::{
     Action, Deed, Loss, World,
     scene::{
-        MINUTE, SETTLED, all_post, appoint, asked, council, does, evening, gather, holds, isolate,
-        join_state, lines, part, post, ranks, roster, sees, tip, together, until,
+        MINUTE, SETTLED, all_post, appoint, asked, council, does, evening, gather, holds, invite,
+        isolate, join_state, lines, part, post, ranks, roster, sees, tip, together, until,
     },
 };
 
@@ -429,6 +429,33 @@ fn what_a_set_back_device_says_again_is_not_for_who_came_in_since() {
             "SEED={seed}"
         );
         holds(&mut world);
+    }
+}
+
+#[test]
+fn who_came_in_by_a_set_back_device_and_was_removed_does_not_come_in_again() {
+    for seed in 583..586 {
+        let mut world = World::new(seed, 5, 2);
+        gather(&mut world, 0, 0, 1..4);
+        appoint(&mut world, 0, 0, 1..2);
+        world.act(Action::CopyDisk { node: 0 });
+        part(&mut world, [0, 1, 2, 3, 5], MINUTE);
+        post(&mut world, 0);
+        world.run_for(MINUTE);
+        world.act(Action::RestoreCopy { node: 0 });
+        part(&mut world, [0, 4, 6], SETTLED);
+        world.run_for(MINUTE);
+        invite(&mut world, 0);
+        asked(&mut world, Action::Join { node: 4, slot: 0 });
+        let came_in = until(&mut world, MINUTE, |world| world.is_in(4, 0));
+        assert!(came_in, "SEED={seed}");
+        does(&mut world, 0, Deed::Remove(4));
+        world.run_for(MINUTE);
+        let out = tip(&world, 4);
+        world.run_for(HOUR);
+        assert_eq!(tip(&world, 4), out, "SEED={seed}");
+        holds(&mut world);
+        assert!(!world.ledger.rejoins.is_empty(), "SEED={seed}");
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
     epoch::{Epoch, Made},
     keys::EPOCH_KEPT,
     membership::RANK_DELAY,
-    note::{Class, CommitNote, Intent, Payload, What},
+    note::{Class, CommitNote, Intent, OwnTag, Payload, What},
     policy::is_address,
     rejoin::REPAIR_AFTER,
 };
@@ -464,14 +464,10 @@ impl Group {
         let tip = self.tip_epoch()?;
         let mut made = tip.commit(&self.id, &self.key, packages, note, context.now)?;
         let mls = std::mem::take(&mut made.commit);
-        let envelope = self.seal(
-            &tip.meta.routing,
-            &Payload::Commit {
-                parent: tip.id,
-                mls,
-            },
-            context,
-        )?;
+        let parent = tip.id;
+        let own = OwnTag::new(&self.key, &parent, &mls);
+        let payload = Payload::Commit { parent, mls, own };
+        let envelope = self.seal(&tip.meta.routing, &payload, context)?;
         Ok((made, envelope))
     }
 

@@ -1,6 +1,8 @@
 //! What travels inside a group's envelopes, and what MLS authenticates beside each message.
 
+use hmac::{Hmac, Mac};
 use serde::{Deserialize, Serialize};
+use sha2::Sha256;
 
 use crate::{
     event::Cut,
@@ -13,6 +15,7 @@ use crate::{
 
 const STAND_LABEL: &[u8] = b"kith stand v1";
 const SIGNATURE_BYTES: usize = 64;
+const OWN_TAG_BYTES: usize = 16;
 
 /// The content of an envelope on a group's topic.
 #[derive(Serialize, Deserialize)]
@@ -24,6 +27,7 @@ pub(crate) enum Payload {
         epoch: EpochId,
         #[serde(with = "serde_bytes")]
         mls: Vec<u8>,
+        own: OwnTag,
     },
     /// A change of the group that starts from the named epoch.
     #[serde(rename = "commit")]
@@ -31,6 +35,7 @@ pub(crate) enum Payload {
         parent: EpochId,
         #[serde(with = "serde_bytes")]
         mls: Vec<u8>,
+        own: OwnTag,
     },
     /// A member comes back with fresh keys, by an external commit on the named epoch.
     #[serde(rename = "rejoin")]
@@ -65,6 +70,38 @@ impl Payload {
             Self::Part(_) | Self::Stand(_) => &[],
         }
     }
+}
+
+/// Tells a member's own devices that one of them made a message or commit; to all others it is noise.
+///
+/// MLS does not tell them: what this member sent this device cannot open, since the key is used up, and whom
+/// a `PrivateMessage` names as its sender any member can make up (RFC 9420, section 6.3.2).
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct OwnTag(#[serde(with = "serde_bytes")] [u8; OWN_TAG_BYTES]);
+
+impl OwnTag {
+    /// The tag of an `MLSMessage` that this pseudonym's device made in an epoch.
+    pub(crate) fn new(key: &PseudonymKey, epoch: &EpochId, mls: &[u8]) -> Self {
+        let mac = own_mac(key, epoch, mls).finalize().into_bytes();
+        let mut tag = [0; OWN_TAG_BYTES];
+        tag.copy_from_slice(&mac[..OWN_TAG_BYTES]);
+        Self(tag)
+    }
+
+    /// Whether a device of this pseudonym's made it.
+    pub(crate) fn is_genuine(&self, key: &PseudonymKey, epoch: &EpochId, mls: &[u8]) -> bool {
+        own_mac(key, epoch, mls)
+            .verify_truncated_left(&self.0)
+            .is_ok()
+    }
+}
+
+/// HMAC-SHA256 (RFC 2104) with a key that only this member's own devices have.
+fn own_mac(key: &PseudonymKey, epoch: &EpochId, mls: &[u8]) -> Hmac<Sha256> {
+    #[expect(clippy::expect_used, reason = "HMAC takes keys of every length")]
+    let mac = Hmac::<Sha256>::new_from_slice(&key.own_key()[..]).expect("HMAC takes any key");
+    mac.chain_update(epoch.as_bytes()).chain_update(mls)
 }
 
 /// Where a steward stands.

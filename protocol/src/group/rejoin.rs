@@ -57,7 +57,7 @@ pub const ASK_AGAIN_BY_HAND: Span = Span::SECOND.times(60);
 /// How long a device that came back [`MAX_TIMES_BACK`] times does not take itself for an old copy again.
 pub const REJOIN_PAUSE: Span = Span::DAY;
 /// How often a device comes back because it is an old copy, with less than [`REJOIN_PAUSE`] between: it may
-/// be set back again, and any member's program can make it believe that.
+/// be set back again, but two devices of one member would go on without an end.
 pub const MAX_TIMES_BACK: u32 = 3;
 /// How long a steward asks other stewards before taking the word of a member who is none.
 pub const ANYONE_HELPS_AFTER: Span = Span::DAY;
@@ -314,8 +314,8 @@ impl Group {
         Ok(())
     }
 
-    /// Something arrived that claims to be this member's own. If it is new here, this device is an
-    /// old copy, or a second one: it must not go on with the keys that it has.
+    /// Something of this member's own arrived. If it is new here, this device is an old copy, or a second
+    /// one: it must not go on with the keys that it has.
     pub(super) fn meet_oneself(
         &mut self,
         epoch: &EpochId,

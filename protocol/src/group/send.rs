@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::{
     Context, Group, GroupError, Member, Status,
-    note::{Class, Payload},
+    note::{Class, OwnTag, Payload},
     record::StoredEvent,
     storage::MAX_OWN_MESSAGES,
 };
@@ -142,7 +142,9 @@ impl Group {
         self.note_use(epoch);
         self.persist_ratchet(&epoch, context)?;
         let routing = self.tip_epoch()?.meta.routing.clone();
-        let sealed = self.seal(&routing, &Payload::Message { epoch, mls }, context)?;
+        let own = OwnTag::new(&self.key, &epoch, &mls);
+        let payload = Payload::Message { epoch, mls, own };
+        let sealed = self.seal(&routing, &payload, context)?;
         // A text fits: only commits can be so large that they need more.
         let envelope = sealed.into_iter().next().ok_or(GroupError::Ours)?;
         self.tree.note_vote(self.me(), seq, epoch);
@@ -262,7 +264,7 @@ impl Group {
     }
 
     /// Says again what others may not have been able to open, once that may be. Not if anybody has come
-    /// in since: what is from before is not theirs to read, and the other message may be made up.
+    /// in since: what is from before is not theirs to read.
     pub(super) fn say_again(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
         if self.spoilt.is_empty() {
             return Ok(());

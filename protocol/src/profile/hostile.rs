@@ -246,10 +246,11 @@ fn a_commit_sent_as_a_message_does_not_use_up_the_real_one() {
     let routing = people[0].group(&group).routings()[0].clone();
     let removal = people[0].removes(group, eli);
     let content = removal[0].open(&routing.key()).unwrap();
-    let Payload::Commit { parent, mls } = codec::decode(&content).unwrap() else {
+    let Payload::Commit { parent, mls, own } = codec::decode(&content).unwrap() else {
         panic!("a commit")
     };
-    let fake = codec::encode(&Payload::Message { epoch: parent, mls }).unwrap();
+    let epoch = parent;
+    let fake = codec::encode(&Payload::Message { epoch, mls, own }).unwrap();
     let fake = Envelope::seal(&routing.key(), NOW.bucket(), &fake, &mut OsRng).unwrap();
     people[1].receive(&[fake]);
     people[1].receive(&removal);

@@ -27,9 +27,17 @@ const ABOUT: u64 = 100;
 #[derive(Serialize)]
 enum Phantom {
     #[serde(rename = "message")]
-    Message { epoch: EpochId, mls: ByteBuf },
+    Message {
+        epoch: EpochId,
+        mls: ByteBuf,
+        own: ByteBuf,
+    },
     #[serde(rename = "commit")]
-    Commit { parent: EpochId, mls: ByteBuf },
+    Commit {
+        parent: EpochId,
+        mls: ByteBuf,
+        own: ByteBuf,
+    },
     #[serde(rename = "rejoin")]
     Rejoin { parent: EpochId, mls: ByteBuf },
     #[serde(rename = "part")]
@@ -359,8 +367,16 @@ fn help_of(routing: &RoutingSecret) -> RoutingKey {
 fn phantom(epoch: EpochId, dice: &mut Dice) -> Vec<u8> {
     let mls = ByteBuf::from(noise(dice, 500));
     encode(&match dice.below(3) {
-        0 => Phantom::Message { epoch, mls },
-        1 => Phantom::Commit { parent: epoch, mls },
+        0 => Phantom::Message {
+            epoch,
+            mls,
+            own: odd(dice, 16),
+        },
+        1 => Phantom::Commit {
+            parent: epoch,
+            mls,
+            own: odd(dice, 16),
+        },
         _ => Phantom::Rejoin { parent: epoch, mls },
     })
 }

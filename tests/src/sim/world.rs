@@ -665,8 +665,23 @@ impl World {
                     );
                 }
             }
+            Effect::Tell(Notice::Group { .. }) => self.check_trust(node),
             Effect::Tell(_) => {}
             Effect::Answer(command, outcome) => self.answered(command, outcome),
+        }
+    }
+
+    /// A device whose records are what they were does not take itself for an old copy, whoever says so.
+    fn check_trust(&mut self, node: usize) {
+        let watch = &self.watches[node];
+        let changed = watch.old_copy || watch.damaged || !self.is_honest(node);
+        let profile = self.nodes[node].profile().filter(|_| !changed);
+        let mut groups = profile.into_iter().flat_map(Profile::groups);
+        let misled = groups.any(|group| group.problems().contains(&Problem::OldCopy));
+        drop(groups);
+        if misled {
+            let text = format!("node {node} takes itself for an old copy, and is none");
+            self.fail(FailureKind::Invariant, text);
         }
     }
 
