@@ -10,6 +10,8 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Display,
+    io::{Write, stdout},
     panic::catch_unwind,
     process::{ExitCode, exit},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -45,7 +47,7 @@ struct Wish {
 
 fn main() -> ExitCode {
     let wish = read();
-    println!("first seed: {}", wish.seed);
+    say(format_args!("first seed: {}", wish.seed));
     let start = Instant::now();
     let mut total = Report::default();
     let mut kinds: BTreeMap<FailureKind, u64> = BTreeMap::new();
@@ -66,29 +68,36 @@ fn main() -> ExitCode {
                 }
                 if let Some(first) = ran.failures.first() {
                     let more = ran.failures.len() - 1;
-                    println!(
-                        "SEED={seed} fails: {:?}: {} (and {more} more)",
-                        first.kind, first.text
-                    );
+                    let (kind, text) = (first.kind, &first.text);
+                    say(format_args!(
+                        "SEED={seed} fails: {kind:?}: {text} (and {more} more)"
+                    ));
                 }
             }
             Err(_) => {
-                println!("SEED={seed} fails: panic");
+                say(format_args!("SEED={seed} fails: panic"));
                 failed += 1;
             }
         }
         seed = seed.wrapping_add(1);
     }
-    println!("{total}");
-    println!("panics: {failed}");
+    say(total);
+    say(format_args!("panics: {failed}"));
     for (kind, runs) in &kinds {
-        println!("runs with {kind:?}: {runs}");
+        say(format_args!("runs with {kind:?}: {runs}"));
     }
-    println!("seconds: {}", start.elapsed().as_secs());
+    say(format_args!("seconds: {}", start.elapsed().as_secs()));
     if failed == 0 && kinds.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    }
+}
+
+/// Writes a line. Who has read enough and closed the output wants no more runs.
+fn say(line: impl Display) {
+    if writeln!(stdout(), "{line}").is_err() {
+        exit(1);
     }
 }
 
