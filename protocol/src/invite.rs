@@ -208,7 +208,7 @@ impl WelcomeNote {
 pub enum Refusal {
     /// The invite's time is over.
     Expired,
-    /// A steward took the invite back.
+    /// A steward took the invite back, or somebody has left or was removed since it was made.
     Revoked,
     /// As many people as it was meant for have used the invite.
     UsedUp,

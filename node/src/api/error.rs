@@ -245,11 +245,11 @@ impl ApiError {
         )
     }
 
-    /// The invite was taken back.
+    /// The invite was taken back, or closed because somebody has gone.
     pub fn invite_revoked() -> Self {
         Self::new(
             ErrorCode::InviteRevoked,
-            "this invite was revoked: a steward took it back",
+            "this invite is closed: a steward took it back, or somebody has left or was removed since",
             "ask for a new one",
         )
     }
