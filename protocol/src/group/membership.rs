@@ -14,7 +14,7 @@ use super::{
 use crate::{
     codec,
     envelope::Envelope,
-    event::{Body, Cut, InviteSeed, SignedEvent},
+    event::{Body, Cut, InviteSeed},
     id::{EnvelopeId, EpochId, EventId, IntentId, InviteId, JoinId, MemberId},
     invite::{InboxPayload, InviteKeys, Link, Refusal, Reply, WelcomeNote},
     parts,
@@ -310,9 +310,6 @@ impl Group {
         community: bool,
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
-        if !self.is_leaving() {
-            return Ok(());
-        }
         let wish = self.wish_to_leave() == Some(*envelope);
         let Status::Leaving {
             unconfirmed, kept, ..
@@ -333,11 +330,8 @@ impl Group {
 
     /// The envelope in which this member last asked to leave.
     fn wish_to_leave(&self) -> Option<EnvelopeId> {
-        let me = self.me();
-        let mut events = self.events.values().map(|stored| (stored, &stored.signed));
-        let wish = |signed: &SignedEvent| signed.author == me && signed.event.body == Body::Leave;
-        let (wish, _) = events.find(|(_, signed)| wish(signed))?;
-        wish.envelope
+        let (_, wish) = self.leavers.get(&self.me())?;
+        self.events.get(wish)?.envelope
     }
 
     /// Whether this member has asked to leave, and no community node is known to hold it: the one
