@@ -440,10 +440,9 @@ impl Group {
             return Ok(());
         }
         let (id, committer) = (first.id, first.meta.committer);
-        // Every member knows the link, and could lead elsewhere who is in.
-        let decides = |epoch: &Epoch| epoch.meta.policy.rank(&committer).is_some();
+        // Every member knows the link, and could lead elsewhere who is in; so could who was a steward once.
         let lost = self.is_doubtful() || self.asks_in_vain(context.now).is_some();
-        if !lost && !self.tree.epochs().any(decides) {
+        if !lost && !self.is_steward(&committer) {
             return Err(GroupError::NotSteward);
         }
         self.recovery.forget_out();

@@ -107,6 +107,12 @@ impl Doorstep {
 
     /// A Welcome to a group of a member's own that bears this id, as that member would seal it.
     fn forged(&self, group: GroupId) -> Envelope {
+        let cleo = RootSeed::generate(&mut OsRng);
+        let cleo = cleo.pseudonym(&PseudonymSalt::generate(&mut OsRng));
+        self.forged_by(&cleo, group)
+    }
+
+    fn forged_by(&self, cleo: &PseudonymKey, group: GroupId) -> Envelope {
         let content = self.request.open(&self.keys.inbox().key()).unwrap();
         let InboxPayload::Request {
             join,
@@ -118,14 +124,12 @@ impl Doorstep {
         };
         let package = self.keys.open_request(&join, encapsulated, sealed).unwrap();
         let (package, _) = read_key_package(&package).unwrap();
-        let cleo = RootSeed::generate(&mut OsRng);
-        let cleo = cleo.pseudonym(&PseudonymSalt::generate(&mut OsRng));
         let policy = GroupPolicy {
             name: name("Evening"),
             stewards: vec![cleo.public()],
             community: vec![],
         };
-        let own = Epoch::found(&group, &cleo, name("Ana"), policy, NOW).unwrap();
+        let own = Epoch::found(&group, cleo, name("Ana"), policy, NOW).unwrap();
         let intent = Intent {
             id: IntentId::of_join(&join),
             what: What::Admit {
@@ -134,16 +138,16 @@ impl Doorstep {
             },
         };
         let note = CommitNote {
-            seq: 1,
+            seq: 1 << 40,
             class: Class::Change,
             order: 1 << 40,
             at: NOW,
             intents: vec![intent],
         };
-        let made = own.commit(&group, &cleo, vec![package], note, NOW).unwrap();
+        let made = own.commit(&group, cleo, vec![package], note, NOW).unwrap();
         let child = &made.child;
         let (routing, order) = (child.meta.routing.clone(), child.meta.order);
-        let note = WelcomeNote::sign(vec![join], child.id, routing, order, 1, vec![], &cleo);
+        let note = WelcomeNote::sign(vec![join], child.id, routing, order, 1 << 40, vec![], cleo);
         let note = codec::encode(&note.unwrap()).unwrap();
         let key = child.welcome_key(&group).unwrap().key();
         let note = Envelope::seal(&key, NOW.bucket(), &note, &mut OsRng).unwrap();
@@ -188,6 +192,30 @@ fn who_is_in_is_not_led_away_by_a_member_who_is_no_steward() {
     let before = stands(&doorstep);
     doorstep.hears(doorstep.forged(group));
     assert_eq!(stands(&doorstep), before);
+}
+
+#[test]
+fn who_is_in_is_not_led_away_by_who_was_a_steward_once() {
+    let mut doorstep = doorstep();
+    doorstep.let_in();
+    let group = doorstep.group;
+    let member = doorstep.ben.group(&group).unwrap().me();
+    let ana = doorstep.ana.group(&group).unwrap().me();
+    let promote = Command::Promote { group, member };
+    let demote = Command::Demote { group, member: ana };
+    for command in [promote, demote] {
+        let commit = doorstep
+            .ana
+            .handle(Input::Command(command), NOW, &mut OsRng);
+        kept(commit)
+            .into_iter()
+            .for_each(|commit| doorstep.hears(commit));
+    }
+    let before = doorstep.ben.group(&group).unwrap().epoch();
+    assert_eq!(before, doorstep.ana.group(&group).unwrap().epoch());
+    let forged = doorstep.forged_by(&doorstep.ana.group(&group).unwrap().key, group);
+    doorstep.hears(forged);
+    assert_eq!(doorstep.ben.group(&group).unwrap().epoch(), before);
 }
 
 #[test]
