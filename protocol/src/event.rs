@@ -105,7 +105,7 @@ pub struct SignedEvent {
     pub author: MemberId,
     /// The epoch that it was sent in.
     pub epoch: EpochId,
-    /// Its author's message number in this group.
+    /// Its author's message number in this group; 0 if it does not say where they stand.
     pub seq: u64,
     /// The content.
     pub event: Event,

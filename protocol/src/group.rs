@@ -700,7 +700,12 @@ impl Group {
         } = opened?;
         // The message's key is used up: from here on every outcome must keep the ratchet.
         self.persist_ratchet(&epoch, context)?;
-        let news = self.tree.note_vote(author, seq, epoch);
+        let dead = self.is_dead(&epoch);
+        if dead {
+            self.meet_who_stands_elsewhere(&author, seq, &epoch, context)?;
+        }
+        let news = !dead && self.tree.note_vote(author, seq, epoch);
+        let seq = if dead { 0 } else { seq };
         self.note_heard(&author, &epoch, context)?;
         if content.is_empty() {
             self.follow_vote(&author, news, context)?;
@@ -931,7 +936,7 @@ impl Group {
                 }
             }
         }
-        if stored.envelope.is_some() {
+        if stored.envelope.is_some() && stored.signed.seq > 0 {
             self.tree.note_vote(author, stored.signed.seq, epoch);
         }
         self.index_invite(&id, &author, &epoch, &event.body);

@@ -128,6 +128,38 @@ fn no_member_can_make_a_device_come_back_by_changing_what_it_has_said() {
     }
 }
 
+// Who decided once, and is out.
+
+#[test]
+fn a_removed_founder_cannot_bring_back_what_they_once_decided_alone() {
+    for seed in 574..578 {
+        let mut world = World::new(seed, 5, 2);
+        gather(&mut world, 0, 0, 1..5);
+        // Two commits on an epoch of which the founder alone is the judge.
+        world.act(Action::CopyDisk { node: 0 });
+        part(&mut world, [0, 1, 2, 5], MINUTE);
+        does(&mut world, 0, Deed::Promote(1));
+        world.run_for(MINUTE);
+        world.act(Action::RestoreCopy { node: 0 });
+        part(&mut world, [0, 3, 4, 6], SETTLED);
+        world.run_for(MINUTE);
+        does(&mut world, 0, Deed::Promote(1));
+        world.run_for(Span::HOUR.times(2));
+        assert!(
+            world.report.reorgs > 0 && together(&world, 0..5),
+            "SEED={seed}"
+        );
+        does(&mut world, 1, Deed::Remove(0));
+        world.run_for(Span::HOUR.times(60));
+        let before = tip(&world, 2);
+        harm(&mut world, 0, Harm::Stands, 60);
+        world.run_for(Span::HOUR.times(2));
+        assert_eq!(tip(&world, 2), before, "SEED={seed}");
+        assert!(together(&world, 1..5) && !sees(&world, 1, 0));
+        holds(&mut world);
+    }
+}
+
 // Floods of commits, acks, envelopes, pins.
 
 #[test]

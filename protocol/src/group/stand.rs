@@ -180,12 +180,40 @@ impl Group {
             self.meet_oneself(&epoch, seq > self.seq, context)?;
             return Ok(Verdict::Known);
         }
+        if self.is_dead(&epoch) {
+            self.meet_who_stands_elsewhere(&steward, seq, &epoch, context)?;
+            return Ok(Verdict::Known);
+        }
         let news = self.tree.note_stand(steward, seq, epoch, context.now);
         if !news {
             return Ok(Verdict::Known);
         }
         self.follow_vote(&steward, news, context)?;
         Ok(Verdict::Accepted)
+    }
+
+    /// Whether an epoch is on a branch that parted from the path where no commit counts any more. Whoever says
+    /// that they stand there moves nobody: they may be out since, and bring back what they once decided alone.
+    pub(super) fn is_dead(&self, epoch: &EpochId) -> bool {
+        let fork = self.tree.fork_of(epoch).filter(|fork| fork != epoch);
+        let fork = fork.and_then(|fork| self.tree.get(&fork));
+        fork.is_some_and(|fork| fork.read_only || fork.storage.is_none())
+    }
+
+    /// A steward of the tip stands, by their latest message, where this device cannot go any more: others may
+    /// have gone that way.
+    pub(super) fn meet_who_stands_elsewhere(
+        &mut self,
+        author: &MemberId,
+        seq: u64,
+        epoch: &EpochId,
+        context: &mut Context<'_>,
+    ) -> Result<(), GroupError> {
+        let late = self.tree.vote(author).is_some_and(|vote| vote.seq >= seq);
+        if late || !self.is_steward(author) {
+            return Ok(());
+        }
+        self.meet_a_stranger(epoch, context)
     }
 
     /// Since when a steward of the tip, or of where this member came in, says that they stand where

@@ -348,6 +348,9 @@ pub enum Harm {
     BogusWelcome,
     /// Parts of contents that never become whole.
     Parts,
+    /// That they stand in this or that epoch that somebody has ever stood in, signed as it should be and each
+    /// time with a higher number. No plan has it: who decides alone may lead where they like.
+    Stands,
 }
 
 /// What a disk loses.

@@ -42,6 +42,13 @@ enum Phantom {
     Rejoin { parent: EpochId, mls: ByteBuf },
     #[serde(rename = "part")]
     Part(Part),
+    #[serde(rename = "stand")]
+    Stand {
+        steward: MemberId,
+        seq: u64,
+        epoch: EpochId,
+        signature: ByteBuf,
+    },
 }
 
 #[derive(Clone, Serialize)]
@@ -194,6 +201,21 @@ impl World {
                 Some((target.unwrap_or(&from).clone(), content))
             }
             Harm::BogusWelcome => None,
+            Harm::Stands => {
+                let key = self.nodes[node].pseudonym(group)?;
+                let epoch = *self.epochs.keys().nth(dice.index(self.epochs.len()))?;
+                let seq = (1 << 40) + self.report.hostile;
+                let said = [&seq.to_be_bytes()[..], epoch.as_bytes()].concat();
+                let said = [b"kith stand v1", &group.as_bytes()[..], &said].concat();
+                let stand = Phantom::Stand {
+                    steward: key.public(),
+                    seq,
+                    epoch,
+                    signature: ByteBuf::from(key.sign(&said)),
+                };
+                let target = targets.group.get(dice.index(targets.group.len()))?;
+                Some((target.clone(), encode(&stand)))
+            }
             Harm::Parts => {
                 let mut bytes = vec![0; 30_000];
                 dice.fill_bytes(&mut bytes);

@@ -13,12 +13,14 @@ use kith_protocol::{
     envelope::Envelope,
     group::Group,
     id::{EnvelopeId, EpochId, GroupId, JoinId, MemberId, TopicId},
-    identity::RootSeed,
+    identity::{PseudonymKey, PseudonymSalt, RootSeed},
     mailbox::{self, Carrier, LinkId, Mailbox, Policy, Side, Source},
     profile::{self, Command, Error, JoinState, Kind, Notice, Outcome, Profile, Watched},
     time::{Span, Time},
     topic::RoutingKey,
 };
+
+use serde::Deserialize;
 
 use super::{dice::Dice, disk::Disk};
 
@@ -130,6 +132,18 @@ impl Node {
         let mut dice = dice;
         let words = RootSeed::generate(&mut dice).words().as_str().to_owned();
         Self::new(Role::Personal, format!("p{index}"), words, configured, dice)
+    }
+
+    /// As whom this person signs in a group: their seed, and the salt on their disk, give the key.
+    pub fn pseudonym(&self, group: &GroupId) -> Option<PseudonymKey> {
+        #[derive(Deserialize)]
+        struct Salted {
+            salt: PseudonymSalt,
+        }
+        let record = self.disk.record(Kind::Group, group.as_bytes())?;
+        let Salted { salt } = serde_ipld_dagcbor::from_slice(record).ok()?;
+        let seed = RootSeed::from_words(&self.words).expect("the words of a seed");
+        Some(seed.pseudonym(&salt))
     }
 
     /// A relay, named `c<index>`.
