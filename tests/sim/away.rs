@@ -386,6 +386,30 @@ fn a_steward_set_back_to_before_a_commit_who_makes_another_of_its_number_comes_b
 }
 
 #[test]
+fn a_device_that_is_set_back_again_and_again_waits_rather_than_use_keys_twice() {
+    let mut world = council(566, 5, 2, 2);
+    world.act(Action::CopyDisk { node: 3 });
+    post(&mut world, 3);
+    world.run_for(MINUTE);
+    let old_copy = |world: &World| {
+        let problems = world.group(3, 0).expect("the group").problems();
+        problems.contains(&Problem::OldCopy)
+    };
+    for times in 1..=4 {
+        world.act(Action::RestoreCopy { node: 3 });
+        world.run_for(MINUTE);
+        let back = until(&mut world, HOUR.times(3), |world| !old_copy(world));
+        assert_eq!(back, times < 4);
+        world.act(Action::CopyDisk { node: 3 });
+        post(&mut world, 3);
+        world.run_for(MINUTE);
+    }
+    let back = until(&mut world, HOUR.times(24), |world| !old_copy(world));
+    assert!(back);
+    holds(&mut world);
+}
+
+#[test]
 fn what_a_device_says_with_keys_that_its_lost_copy_used_is_read_by_all() {
     for seed in 567..570 {
         let mut world = council(seed, 5, 2, 2);

@@ -54,7 +54,7 @@ pub const DOUBT_AGAIN: Span = Span::DAY;
 pub const ASK_AGAIN: Span = Span::HOUR;
 /// How long an asker waits at least when the person asks for it.
 pub const ASK_AGAIN_BY_HAND: Span = Span::SECOND.times(60);
-/// How long a device that came back [`MAX_TIMES_BACK`] times does not take itself for an old copy again.
+/// How long an old copy that came back [`MAX_TIMES_BACK`] times waits before it does so again.
 pub const REJOIN_PAUSE: Span = Span::DAY;
 /// How often a device comes back because it is an old copy, with less than [`REJOIN_PAUSE`] between: it may
 /// be set back again, but two devices of one member would go on without an end.
@@ -322,8 +322,7 @@ impl Group {
         new: bool,
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
-        let again = self.recovery.times_back_at(context.now) >= MAX_TIMES_BACK;
-        if !new || again || self.tree.is_history(epoch) {
+        if !new || self.tree.is_history(epoch) {
             return Ok(());
         }
         if !self.recovery.old_copy {
@@ -340,8 +339,10 @@ impl Group {
         parent: EpochId,
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
-        self.recovery.own = Some(parent);
-        self.persist_record(context)?;
+        if !self.tree.is_history(&parent) {
+            self.recovery.own = Some(parent);
+            self.persist_record(context)?;
+        }
         // Each commit that this device has made is known, whatever number it has.
         self.meet_oneself(&parent, true, context)
     }
@@ -377,7 +378,9 @@ impl Group {
         let late = late.into_iter().chain(self.doubts()).min();
         let since = if self.recovery.old_copy {
             // Two devices of one member do not throw each other out without a pause.
-            let again = self.recovery.back.map(|back| back.after(ASK_AGAIN));
+            let often = self.recovery.times_back_at(now) >= MAX_TIMES_BACK;
+            let pause = if often { REJOIN_PAUSE } else { ASK_AGAIN };
+            let again = self.recovery.back.map(|back| back.after(pause));
             Some(again.map_or(now, |again| again.max(now)))
         } else {
             late
@@ -884,7 +887,9 @@ impl Group {
             intents: Vec::new(),
         };
         let (epoch, mls) = Epoch::rejoin(&self.id, &self.key, &card, way, note, context.now)?;
-        if !self.is_led_well(&steward, &epoch) || self.knows_removed_in(&epoch) {
+        let known_out =
+            self.knows_removed_in(&epoch) || self.was_told_of_removed_in(&epoch, context);
+        if !self.is_led_well(&steward, &epoch) || known_out {
             return Ok(()); // Asked again later: who is known to be out may be taken out there too.
         }
         let payload = Payload::Rejoin { parent, mls };
@@ -964,6 +969,16 @@ impl Group {
         let valid = |other: &&Epoch| policy.rank(&other.meta.committer).is_some();
         let mut removals = self.tree.epochs().filter(valid);
         removals.any(|other| other.meta.removed.iter().any(|member| is_in(&member.id)))
+    }
+
+    /// The same, of those of whose removal only a steward's word is known: for a day, since it may be wrong.
+    fn was_told_of_removed_in(&self, epoch: &Epoch, context: &Context<'_>) -> bool {
+        let is_in = |id: &MemberId| epoch.meta.roster.iter().any(|member| member.id == *id);
+        let mut told = self
+            .told_cuts
+            .iter()
+            .filter(|(member, _)| !self.is_member(member));
+        told.any(|(member, _)| is_in(member)) && self.asks_in_vain(context.now).is_none()
     }
 
     fn forget_waiting(
