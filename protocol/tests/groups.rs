@@ -593,3 +593,37 @@ fn who_was_let_in_on_two_branches_at_once_follows_the_steward_who_leaves_theirs(
     let last = log.iter().rfind(|entry| entry.changes.iter().any(joins));
     assert_eq!(last.unwrap().by, ana, "her branch has won");
 }
+
+/// With a Welcome each to two branches that nobody else can join, newcomers choose by chance.
+#[test]
+fn newcomers_let_in_by_a_steward_who_then_disappears_with_the_commits_end_with_all_others() {
+    for _ in 0..4 {
+        let (mut network, group) = evening(&["Ana", "Ben"]);
+        let member = network.person("Ben").group(&group).me();
+        network
+            .command("Ana", Command::Promote { group, member })
+            .unwrap();
+        let link = network.invite("Ana", group, 5);
+        network.pass(Span::HOUR);
+        network.set_online("Ana", false);
+        network.set_online("Ben", false);
+        for newcomer in ["Dan", "Eve"] {
+            network.people.insert(newcomer, common::Person::new());
+            network.ask(newcomer, &link);
+            let request = network.mailbox.last().unwrap().clone();
+            let now = network.now;
+            assert!(network.person("Ana").deliver(&request, now));
+            network.withhold("Ana", group);
+        }
+        network.set_online("Ben", true);
+        for _ in 0..40 * 6 {
+            network.pass(Span::SECOND.times(600));
+        }
+        let all = ["Ben", "Dan", "Eve"];
+        for name in all {
+            network.post(name, group, name);
+        }
+        network.pass(Span::HOUR);
+        assert_same(&mut network, group, &all);
+    }
+}

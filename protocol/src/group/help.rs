@@ -321,6 +321,10 @@ impl Group {
         let Some(topic) = topics.iter().find(|topic| ours.contains(topic)) else {
             return Ok(());
         };
+        let outweighed = !ask.old_copy && self.weigh(&ask.seen) == Ordering::Less;
+        if outweighed && self.rank().is_some() && self.is_member(&ask.member) {
+            self.doubt(context)?; // It may be this steward who cannot follow.
+        }
         let Some(answer) = self.judge_ask(to, ask, context.now)? else {
             return Ok(());
         };
@@ -387,7 +391,9 @@ impl Group {
             return Ok(None);
         }
         if !ask.old_copy && self.is_followable(&ask.tip, now) {
-            return Ok(Some(Answer::Current { to }));
+            // A member who asks as well knows no better, and another may.
+            let knows = self.rank().is_some() || !self.recovery.asks();
+            return Ok(knows.then_some(Answer::Current { to }));
         }
         Ok(Some(Answer::Info {
             to,
@@ -431,9 +437,15 @@ impl Group {
 
     /// The latest message number of each who speaks for this branch; 0 for none.
     pub(super) fn seen(&self) -> Vec<(MemberId, u64)> {
-        let seq = |steward: &MemberId| self.tree.vote(steward).map_or(0, |vote| vote.seq);
         let speakers = self.speakers().into_iter();
-        speakers.map(|steward| (steward, seq(&steward))).collect()
+        let seen = speakers.map(|steward| (steward, self.last_number(&steward)));
+        seen.collect()
+    }
+
+    /// The latest message number of a steward that is known; who came back lately may have it by hearsay.
+    fn last_number(&self, steward: &MemberId) -> u64 {
+        let heard = self.tree.vote(steward).map_or(0, |vote| vote.seq);
+        heard.max(self.recovery.seen(steward))
     }
 
     /// Weighs this branch against another's by where more stewards stand or, if as many, the first
@@ -445,7 +457,7 @@ impl Group {
         let stewards = self.speakers();
         // Positive: here; negative: there.
         let place = |steward: &MemberId| {
-            let here = self.tree.vote(steward).map_or(0, |vote| vote.seq);
+            let here = self.last_number(steward);
             match elsewhere.get(steward).map(|there| here.cmp(there)) {
                 Some(Ordering::Greater) => 1,
                 Some(Ordering::Equal) | None => 0,

@@ -839,7 +839,7 @@ impl Group {
             let mut notes = epoch.meta.note.iter();
             notes.any(|note| note.admits().any(|(_, join)| joins.contains(&join)))
         };
-        self.tree.losers().filter(admits)
+        self.tree.off_path().filter(admits)
     }
 
     /// Who was taken out since some of these were let in on branches that lost: they may have heard

@@ -20,8 +20,8 @@ use super::{
     CIPHERSUITE, Context, EpochStorage, Group, GroupError, Held,
     epoch::{Epoch, WayBack},
     help::{
-        ANSWER_LABEL, ASK_LABEL, Answer, Ask, HPKE_INFO, Help, MAX_HELP_TOPICS, SignedAnswer,
-        Waiting,
+        ANSWER_LABEL, ASK_LABEL, Answer, Ask, HPKE_INFO, Help, MAX_HELP_TOPICS, MAX_SPEAKERS,
+        SignedAnswer, Waiting,
     },
     keys::Leap,
     note::{Class, CommitNote, Payload},
@@ -90,6 +90,7 @@ struct Way {
     routing: RoutingSecret,
     order: u64,
     seq: u64,
+    seen: Vec<(MemberId, u64)>,
     cuts: Vec<Cut>,
 }
 
@@ -104,6 +105,8 @@ pub(crate) struct Recovery {
     way: Option<(Time, Way)>,
     /// When the device came back last.
     back: Option<Time>,
+    /// The latest message number of each steward that who led it back knew.
+    seen: Vec<(MemberId, u64)>,
     /// How often it came back, with less than [`REJOIN_PAUSE`] between.
     times_back: u32,
     /// When a mailbox was in reach last, to the hour.
@@ -127,7 +130,8 @@ pub(crate) struct Recovery {
     reached: Option<Time>,
     /// Since when the device is back from a long absence and has not heard that all is well.
     long_away: Option<Time>,
-    /// Since when the device knows of a commit that came too late to be followed.
+    /// Since when the device knows that others may have gone another way: by a commit that came too late to
+    /// be followed, a steward who stands where it cannot go, or a member of a branch that weighs more.
     stranger: Option<Time>,
     /// A steward said that nothing is missing.
     fine: Option<Time>,
@@ -167,6 +171,17 @@ impl Recovery {
     /// Whether somebody else was heard at that time or later.
     fn has_heard_since(&self, since: Time) -> bool {
         self.heard.is_some_and(|heard| heard >= since)
+    }
+
+    /// The latest message number of a steward that who led this device back knew; 0 for none.
+    pub(super) fn seen(&self, steward: &MemberId) -> u64 {
+        let of = self.seen.iter().filter(|(member, _)| member == steward);
+        of.map(|(_, seq)| *seq).max().unwrap_or(0)
+    }
+
+    /// Whether this device asks itself, and no answer has settled it.
+    pub(super) fn asks(&self) -> bool {
+        self.asking.is_some()
     }
 
     /// This member is in after all.
@@ -307,7 +322,15 @@ impl Group {
         parent: &EpochId,
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
-        if self.recovery.stranger.is_none() && !self.tree.is_history(parent) {
+        if self.tree.is_history(parent) {
+            return Ok(());
+        }
+        self.doubt(context)
+    }
+
+    /// Others may have gone another way.
+    pub(super) fn doubt(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
+        if self.recovery.stranger.is_none() {
             self.recovery.stranger = Some(context.now);
             self.persist_record(context)?;
         }
@@ -666,6 +689,7 @@ impl Group {
                     routing,
                     order,
                     seq,
+                    seen,
                     cuts,
                 };
                 // A steward's word is not set aside for another's.
@@ -861,6 +885,7 @@ impl Group {
             routing,
             order,
             seq,
+            mut seen,
             cuts,
         } = way;
         if self.recovery.own == Some(parent) && self.asks_in_vain(context.now).is_none() {
@@ -895,7 +920,9 @@ impl Group {
         let payload = Payload::Rejoin { parent, mls };
         let envelopes = self.seal(&routing, &payload, context)?;
         self.seq = seq;
+        seen.truncate(MAX_SPEAKERS);
         self.recovery = Recovery {
+            seen,
             back: Some(context.now),
             times_back: self.recovery.times_back_at(context.now).saturating_add(1),
             touched: self.recovery.touched,

@@ -126,6 +126,19 @@ impl Network {
         self.settle();
     }
 
+    /// Sends what a person has not sent yet, but for what is on a group's own topics, which is lost.
+    pub fn withhold(&mut self, name: &str, group: GroupId) {
+        let now = self.now;
+        let person = self.person(name);
+        let watched = person.profile.watched(now).into_iter();
+        let own = watched.filter(|topic| topic.group == Some(group));
+        let own: BTreeSet<TopicId> = own.map(|topic| topic.routing.key().topic()).collect();
+        let mut outbox = std::mem::take(&mut person.outbox);
+        outbox.retain(|envelope| !own.contains(&envelope.topic()));
+        self.mailbox.append(&mut outbox);
+        self.settle();
+    }
+
     /// Lets time pass, then everything that is online settle.
     pub fn pass(&mut self, span: Span) {
         self.now = self.now.after(span);
