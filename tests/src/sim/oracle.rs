@@ -473,7 +473,9 @@ impl World {
             // what they said with keys that were used is not said again once somebody has come in.
             let copied = self.watches[post.author].copied;
             let changed = !author_in || roster.iter().any(|id| !meant.contains(id));
-            let forked = changed && copied.is_some_and(|first| post.at >= first);
+            let forked = changed
+                && copied.is_some_and(|first| post.at >= first)
+                && !self.is_said_with_fresh_keys(post);
             let void = post.void || self.nodes[post.author].gone || forked;
             // Who has left, and was in reach of a lying relay only, believed that all was stored.
             let left = left.contains(&post.by) && !self.is_censored(post.author);
@@ -481,7 +483,8 @@ impl World {
             // What somebody who is out said before something that a member cannot have, because their
             // disk has lost it, or it was said while or where they were not there, is cut for that member.
             let broken = |node: &usize| {
-                let lost = self.watches[*node].damaged || self.came_back(*node, slot);
+                let lost =
+                    self.watches[*node].damaged || self.came_back_since(*node, slot, post.at);
                 // Who took them out and was set back may never hear of it again: it holds for them alone.
                 let own = *node == post.author && self.awaits_own_removal(*node, slot, members);
                 // With the keys of one message of two copies only one of these can be read.
@@ -519,10 +522,11 @@ impl World {
         let others: Vec<usize> = members.iter().copied().filter(|at| *at != node).collect();
         let me = self.group(node, slot).map(Group::me);
         let awaited = |at: usize| me.is_some_and(|me| self.awaits_removal(at, slot, me));
-        let set_back =
-            |at: &usize| self.watches[*at].copied.is_some() || self.watches[*at].old_copy;
-        let nobody_else =
-            others.iter().any(set_back) && !others.iter().any(|other| awaited(*other));
+        let set_back = |at: usize| self.watches[at].copied.is_some() || self.watches[at].old_copy;
+        let mut removals = self.commits.values();
+        let forgotten = removals
+            .any(|seen| set_back(seen.node) && me.is_some_and(|me| seen.removes.contains(&me)));
+        let nobody_else = forgotten && !others.iter().any(|other| awaited(*other));
         awaited(node) && (nobody_else || !self.has_honest_steward(slot, &others))
     }
 
@@ -561,7 +565,7 @@ impl World {
             let lost = damaged || self.watches[node].old_copy;
             let own = lost && commit.is_some_and(|commit| commit.node == node);
             let no_keys = !has(Kind::Epoch) || ((damaged || own) && !has(Kind::Ratchet));
-            no_keys && (own || self.came_back(node, post.slot))
+            no_keys && (own || self.came_back_since(node, post.slot, Time::from_ms(0)))
         });
         lost || away || no_keys
     }
@@ -581,11 +585,19 @@ impl World {
         later.any(|(_, epoch)| lost(epoch) && !there(epoch))
     }
 
-    /// Whether a member has come back with fresh keys.
-    fn came_back(&self, node: usize, slot: usize) -> bool {
+    /// Whether who was set back had come back by then, for good.
+    fn is_said_with_fresh_keys(&self, post: &Post) -> bool {
+        let restored = self.watches[post.author].restored;
+        let rejoins = self.ledger.rejoins.iter();
+        let mut back = rejoins.filter(|(member, at)| *member == post.by && Some(*at) >= restored);
+        back.any(|(_, at)| *at < post.at)
+    }
+
+    /// Whether a member has come back with fresh keys since then.
+    fn came_back_since(&self, node: usize, slot: usize, then: Time) -> bool {
         let group = self.group(node, slot);
         let mut rejoins = self.ledger.rejoins.iter();
-        group.is_some_and(|group| rejoins.any(|(member, _)| *member == group.me()))
+        group.is_some_and(|group| rejoins.any(|(member, at)| *member == group.me() && *at >= then))
     }
 
     fn left(&self, node: usize, slot: usize) -> BTreeSet<MemberId> {

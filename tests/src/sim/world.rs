@@ -174,6 +174,8 @@ pub(super) struct Watch {
     pub(super) old_copy: bool,
     /// When the first of these copies was made.
     pub(super) copied: Option<Time>,
+    /// When it was set back last.
+    pub(super) restored: Option<Time>,
     copy: Option<(Time, Disk)>,
     /// Its disk has lost something that was flushed.
     pub(super) damaged: bool,
@@ -1311,6 +1313,7 @@ impl World {
                 }
                 let watch = &mut self.watches[node];
                 watch.old_copy = true;
+                watch.restored = Some(self.now);
                 watch.copied = Some(watch.copied.map_or(since, |first| first.min(since)));
                 if since.after(AWAY_TOO_LONG) < self.now {
                     let now = self.now;
