@@ -700,7 +700,7 @@ impl Group {
         } = opened?;
         // The message's key is used up: from here on every outcome must keep the ratchet.
         self.persist_ratchet(&epoch, context)?;
-        let dead = self.is_dead(&epoch);
+        let dead = seq == 0 || self.is_dead(&epoch);
         if dead {
             self.meet_who_stands_elsewhere(&author, seq, &epoch, context)?;
         }

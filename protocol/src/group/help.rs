@@ -402,7 +402,7 @@ impl Group {
             routing: tip.meta.routing.clone(),
             order: self.order,
             seq: self.tree.vote(&ask.member).map_or(0, |vote| vote.seq),
-            seen: self.seen(),
+            seen: self.seen(|steward| self.last_number(steward)),
             cuts: self.cuts_since(&ask.tip),
         }))
     }
@@ -436,16 +436,25 @@ impl Group {
     }
 
     /// The latest message number of each who speaks for this branch; 0 for none.
-    pub(super) fn seen(&self) -> Vec<(MemberId, u64)> {
+    pub(super) fn seen(&self, number: impl Fn(&MemberId) -> u64) -> Vec<(MemberId, u64)> {
         let speakers = self.speakers().into_iter();
-        let seen = speakers.map(|steward| (steward, self.last_number(&steward)));
+        let seen = speakers.map(|steward| (steward, number(&steward)));
         seen.collect()
     }
 
-    /// The latest message number of a steward that is known; who came back lately may have it by hearsay.
+    /// The latest message number of a steward that this device has heard.
+    pub(super) fn heard_number(&self, steward: &MemberId) -> u64 {
+        self.tree.vote(steward).map_or(0, |vote| vote.seq)
+    }
+
+    /// The same, or what who led this device back knew of them, until they are heard here.
     fn last_number(&self, steward: &MemberId) -> u64 {
-        let heard = self.tree.vote(steward).map_or(0, |vote| vote.seq);
-        heard.max(self.recovery.seen(steward))
+        let heard = self.heard_number(steward);
+        let vote = self.tree.vote(steward);
+        match vote.is_some_and(|vote| self.tree.is_on_path(&vote.epoch)) {
+            true => heard,
+            false => heard.max(self.recovery.seen(steward)),
+        }
     }
 
     /// Weighs this branch against another's by where more stewards stand or, if as many, the first

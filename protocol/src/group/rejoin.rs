@@ -409,8 +409,13 @@ impl Group {
             late
         };
         let Some(since) = since else {
-            self.recovery.way = None; // What was missing has come.
             self.recovery.said_out = None;
+            if self.recovery.way.take().is_some() {
+                // What was missing has come; who asks by hand goes on asking.
+                self.recovery.asking = None;
+                self.recovery.heard = None;
+                self.persist_record(context)?;
+            }
             return Ok(None);
         };
         let asked = self.recovery.asked_at();
@@ -578,7 +583,7 @@ impl Group {
             tip: tip.id,
             old_copy: self.recovery.old_copy,
             anyone: self.rank().is_some() && (in_vain || self.is_only_steward()),
-            seen: self.seen(),
+            seen: self.seen(|steward| self.heard_number(steward)),
         };
         let anyone = ask.anyone;
         let ask = codec::encode(&ask).map_err(|_| GroupError::Ours)?;
@@ -679,6 +684,9 @@ impl Group {
                 seen,
                 cuts,
             } if answered == to => {
+                if seen.iter().any(|(_, seq)| *seq > super::MAX_ORDER) {
+                    return Err(GroupError::Malformed);
+                }
                 if !self.recovery.old_copy && self.weigh(&seen) == Ordering::Greater {
                     return Ok(()); // It is the other side that has to come back.
                 }
@@ -871,6 +879,7 @@ impl Group {
             self.recovery.forget_out();
         }
         self.recovery.fine = Some(context.now);
+        self.recovery.seen.clear();
         self.recovery.long_away = None;
         self.recovery.stranger = None;
         context.out.push(Output::Watching);

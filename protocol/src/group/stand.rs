@@ -195,9 +195,14 @@ impl Group {
     /// Whether an epoch is on a branch that parted from the path where no commit counts any more. Whoever says
     /// that they stand there moves nobody: they may be out since, and bring back what they once decided alone.
     pub(super) fn is_dead(&self, epoch: &EpochId) -> bool {
-        let fork = self.tree.fork_of(epoch).filter(|fork| fork != epoch);
-        let fork = fork.and_then(|fork| self.tree.get(&fork));
-        fork.is_some_and(|fork| fork.read_only || fork.storage.is_none())
+        let known = |id: &EpochId| self.tree.get(id);
+        match self.tree.fork_of(epoch) {
+            Some(fork) if fork == *epoch => false,
+            Some(fork) => known(&fork).is_some_and(|at| at.read_only || at.storage.is_none()),
+            None => {
+                !self.tree.is_history(epoch) && known(epoch).is_some_and(|epoch| epoch.read_only)
+            }
+        }
     }
 
     /// A steward of the tip stands, by their latest message, where this device cannot go any more: others may
