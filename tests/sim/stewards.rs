@@ -822,22 +822,6 @@ fn a_removal_on_the_losing_branch_takes_effect_and_nobody_encrypts_to_the_remove
 }
 
 #[test]
-fn what_a_demoted_steward_decided_elsewhere_does_not_come_back_with_them() {
-    for seed in 259..262 {
-        let mut world = council(seed, 6, 2, 3);
-        part(&mut world, [1, 7], HOUR);
-        does(&mut world, 1, Deed::Remove(5));
-        does(&mut world, 0, Deed::Demote(1));
-        world.run_for(HOUR.times(2));
-        assert!(sees(&world, 1, 5) && together(&world, 0..6), "SEED={seed}");
-        does(&mut world, 0, Deed::Promote(1));
-        world.run_for(HOUR);
-        assert!(sees(&world, 0, 5) && world.is_in(5, 0), "SEED={seed}");
-        holds(&mut world);
-    }
-}
-
-#[test]
 fn posts_wait_on_the_device_while_a_known_removal_is_not_in_effect() {
     let mut world = council(313, 6, 2, 3);
     // Steward 2's removal of 5 gets out when all others stand by the founder's commit.

@@ -132,7 +132,8 @@ impl Group {
     }
 
     /// The changes that branches which lost had, and that are still to be made again, in the order in which
-    /// they were made. Those that no longer count are void.
+    /// they were made. Those of a committer who is a steward no longer are void: who is expelled or demoted
+    /// does not go on deciding from another branch.
     pub(super) fn missing_intents(&self) -> Vec<Missing<'_>> {
         let mut missing: Vec<Missing<'_>> = Vec::new();
         let mut done: Option<BTreeSet<IntentId>> = None;
@@ -153,7 +154,7 @@ impl Group {
                 }
                 let done = done.get_or_insert_with(|| self.done_intents());
                 let known = missing.iter().any(|missing| missing.id == intent.id);
-                if !known && self.is_missing(intent, done) && self.still_counts(epoch) {
+                if !known && self.is_missing(intent, done) {
                     missing.push(Missing {
                         id: intent.id,
                         what: &intent.what,
@@ -163,23 +164,6 @@ impl Group {
             }
         }
         missing
-    }
-
-    /// Whether a commit that lost still counts: its committer is a steward, and has not ceased to be one since
-    /// the branches parted. Who is expelled or demoted does not go on deciding from another branch, nor does
-    /// what they decided there come back with them.
-    pub(super) fn still_counts(&self, lost: &Epoch) -> bool {
-        let decides = |epoch: &Epoch| epoch.meta.policy.rank(&lost.meta.committer).is_some();
-        if !self.is_steward(&lost.meta.committer) {
-            return false;
-        }
-        let fork = self.tree.fork_of(&lost.id);
-        let fork = fork.and_then(|fork| self.tree.get(&fork));
-        let parted = fork.map_or(0, |fork| fork.meta.depth);
-        let path = self.tree.path().rev();
-        let mut since = path.take_while(|epoch| epoch.meta.depth >= parted);
-        since.find(|epoch| !decides(epoch)); // Who was made one since has not ceased to be one.
-        since.all(|epoch| !decides(epoch))
     }
 
     fn is_missing(&self, intent: &Intent, done: &BTreeSet<IntentId>) -> bool {
@@ -329,8 +313,8 @@ impl Group {
     fn removers(&self) -> BTreeSet<MemberId> {
         let me = self.me();
         let removals = self.tree.off_path().filter(|epoch| epoch.removes(&me));
-        let removals = removals.filter(|epoch| self.still_counts(epoch));
-        removals.map(|epoch| epoch.meta.committer).collect()
+        let removers = removals.map(|epoch| epoch.meta.committer);
+        removers.filter(|by| self.is_steward(by)).collect()
     }
 
     /// When a steward whose own removal is missing makes those of the others: if all who removed them are
@@ -359,7 +343,7 @@ impl Group {
         // Since it was learned of: a device may be off at night.
         let known = parties.iter().filter_map(|member| {
             let removals = self.tree.off_path().filter(|epoch| epoch.removes(member));
-            let counts = removals.filter(|epoch| self.still_counts(epoch));
+            let counts = removals.filter(|epoch| self.is_steward(&epoch.meta.committer));
             counts.map(|epoch| epoch.meta.made).min()
         });
         Some(due.max(known.max()?.after(LAST_WORD_WAITS)))

@@ -731,7 +731,7 @@ impl Group {
         let mut lost = self.tree.off_path().filter(removes);
         self.told_cuts.iter().any(|(told, _)| told == member)
             || self.history().iter().any(removes)
-            || lost.any(|epoch| self.still_counts(epoch))
+            || lost.any(|epoch| self.is_steward(&epoch.meta.committer))
     }
 
     fn seal_reply(
@@ -828,10 +828,11 @@ impl Group {
         self.is_admitted(join) || self.was_admitted(join)
     }
 
-    /// Tells whether a commit that lost, and that still counts, had admitted a request.
+    /// Tells whether a commit that lost had admitted a request. Those of a committer who is a
+    /// steward no longer are void.
     fn was_admitted(&self, join: &JoinId) -> bool {
         let mut admitting = self.losers_that_admit(std::slice::from_ref(join));
-        admitting.any(|epoch| self.still_counts(epoch))
+        admitting.any(|epoch| self.is_steward(&epoch.meta.committer))
     }
 
     fn losers_that_admit(&self, joins: &[JoinId]) -> impl Iterator<Item = &Epoch> {

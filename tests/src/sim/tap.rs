@@ -34,8 +34,6 @@ pub enum Tapped {
         seq: u64,
         /// Whom it says that it takes out.
         removes: Vec<MemberId>,
-        /// Whom it says that it makes an ordinary member.
-        demotes: Vec<MemberId>,
     },
     /// A commit from outside, by which a member comes back with fresh keys.
     Rejoin {
@@ -148,10 +146,9 @@ fn read(kind: &str, fields: Fields) -> Option<Tapped> {
     } = fields;
     let mls = mls?;
     let Note { seq, intents } = note(&mls)?;
-    let who = |kinds: &[&str]| -> Vec<MemberId> {
-        let whats = intents.iter().flat_map(|intent| &intent.what);
-        let whats = whats.filter(|(kind, _)| kinds.contains(&kind.as_str()));
-        whats.filter_map(|(_, what)| what.member).collect()
+    let removed = |intent: Intent| {
+        let what = intent.what.get("remove").or(intent.what.get("release"));
+        what.and_then(|what| what.member)
     };
     let child = EpochId::of(&mls);
     match kind {
@@ -160,8 +157,7 @@ fn read(kind: &str, fields: Fields) -> Option<Tapped> {
             parent: parent?,
             child,
             seq,
-            removes: who(&["remove", "release"]),
-            demotes: who(&["demote"]),
+            removes: intents.into_iter().filter_map(removed).collect(),
         }),
         "rejoin" => Some(Tapped::Rejoin {
             parent: parent?,

@@ -245,8 +245,6 @@ pub(super) struct CommitSeen {
     pub node: usize,
     /// Whom it says that it takes out.
     pub removes: BTreeSet<MemberId>,
-    /// Whom it says that it makes an ordinary member.
-    demotes: BTreeSet<MemberId>,
 }
 
 /// A removal that a node knows.
@@ -1614,20 +1612,17 @@ impl World {
         let welcomes: Vec<EnvelopeId> = welcomes.map(|(id, _)| id).collect();
         let node_of = *self.twins.get(&node).unwrap_or(&node);
         for tapped in tapped.iter().flatten() {
-            let (removes, demotes) = match tapped {
+            let removes = match tapped {
                 Tapped::Message { .. } => continue,
-                Tapped::Commit {
-                    removes, demotes, ..
-                } => (&removes[..], &demotes[..]),
-                Tapped::Rejoin { .. } => (&[][..], &[][..]),
+                Tapped::Commit { removes, .. } => removes.iter().copied().collect(),
+                Tapped::Rejoin { .. } => BTreeSet::new(),
             };
             if let Some(child) = tapped.child() {
                 self.ledger.welcomes.insert(child, welcomes.clone());
                 self.commits.entry(child).or_insert(CommitSeen {
                     parent: tapped.epoch(),
                     node: node_of,
-                    removes: removes.iter().copied().collect(),
-                    demotes: demotes.iter().copied().collect(),
+                    removes,
                 });
             }
         }
@@ -1697,7 +1692,7 @@ impl World {
     }
 
     /// Nobody encrypts to someone whose removal they know on any branch, but to remove them, nor
-    /// in another epoch than their own. A removal by who is a steward no longer, or was none since, is void.
+    /// in another epoch than their own. A removal by somebody who is out themselves is void.
     fn check_made(&mut self, node: usize, stood: &BTreeSet<EpochId>) {
         let from = self.watches[node].checked;
         let Some(machine) = &self.nodes[node].machine else {
@@ -1757,10 +1752,10 @@ impl World {
         let takes_out = takes_out.unwrap_or_default();
         let counts = |removal: &&KnownRemoval| {
             let is_steward = |by: &MemberId| stewards.is_none_or(|all| all.contains(by));
-            let ceased = |by| self.has_ceased(by, &removal.epoch, &tapped.epoch());
-            let void = |by| !roster.contains(&by) || !is_steward(&by) || ceased(by);
-            let matters = removal.members.iter().any(|id| roster.contains(id));
-            matters && !later.contains(&removal.epoch) && !removal.by.is_some_and(void)
+            let void = removal
+                .by
+                .is_some_and(|by| !roster.contains(&by) || !is_steward(&by));
+            !void && !later.contains(&removal.epoch)
         };
         let counted: Vec<&KnownRemoval> = removals.iter().filter(counts).collect();
         // Who is to go takes out all who removed them, and nobody whom only these removed: that is void by
@@ -1775,16 +1770,6 @@ impl World {
             let mut still_in = removal.members.iter().filter(|id| roster.contains(id));
             !void(removal) && still_in.any(|id| !takes_out.contains(id))
         })
-    }
-
-    /// Whether a steward was made an ordinary member on the way to an epoch since a commit of theirs parted
-    /// from it: then that is void, even if they are a steward again.
-    fn has_ceased(&self, steward: MemberId, commit: &EpochId, way: &EpochId) -> bool {
-        let shared = self.ancestors(*commit);
-        let way = self.ancestors(*way).into_iter();
-        let since = way.take_while(|epoch| !shared.contains(epoch));
-        let mut since = since.filter_map(|epoch| self.commits.get(&epoch));
-        since.any(|seen| seen.demotes.contains(&steward))
     }
 
     /// The removals that a node has kept, on whatever branch.
