@@ -49,7 +49,7 @@ fn a_link_that_cannot_be_used_says_why() {
     };
     let refusals = [
         ("expired", refused(&short.link)),
-        ("revoked", refused(&revoked.link)),
+        ("closed", refused(&revoked.link)),
         ("used", refused(&used_up.link)),
         ("invite", refused("not-an-invite-at-all")),
     ];
