@@ -10,11 +10,14 @@
 //! Both roles run this loop: a personal node has a [`Profile`], a community node has none.
 
 mod chosen;
+mod delivered;
 mod effects;
 mod operate;
 mod parting;
 mod refusals;
 mod replies;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -41,6 +44,7 @@ use tokio::{
 pub(crate) use self::operate::Operating;
 use self::{
     chosen::Chosen,
+    delivered::Delivered,
     effects::{Effect, Outgoing},
     operate::{OperatorNews, Traffic, operator_news},
     parting::Partings,
@@ -174,8 +178,7 @@ pub(crate) struct Driver {
     direct: BTreeMap<(GroupId, MemberId), Vec<String>>,
     /// The links that are up, by the number that the mailbox knows them by.
     links: BTreeMap<u64, OpenLink>,
-    /// Who confirmed to hold what this node sent, and until when.
-    delivered: BTreeMap<EnvelopeId, BTreeMap<Vec<u8>, Time>>,
+    delivered: Delivered,
     /// What community nodes do not take at the moment.
     refusals: Refusals,
     /// What the operator needs, on a community node.
@@ -233,7 +236,7 @@ impl Driver {
             partings: Partings::default(),
             direct: BTreeMap::new(),
             links: BTreeMap::new(),
-            delivered: BTreeMap::new(),
+            delivered: Delivered::default(),
             refusals: Refusals::default(),
             operating: setting.operating,
             traffic: Traffic::default(),
@@ -598,6 +601,7 @@ impl Driver {
         if self.profile_timers.first().is_some_and(|due| *due <= now) {
             self.profile_timers.retain(|due| *due > now);
             self.profile_timers.insert(now.after(TICK));
+            self.delivered.expire(now);
             self.step_profile(profile::Input::Tick, None)?;
             self.watching_changed = true;
         }
@@ -837,8 +841,10 @@ impl Driver {
         }
         self.taken_by(&server);
         let community = self.is_named(&server);
-        self.delivered.entry(id).or_default().insert(server, until);
-        self.effects.push(Effect::Delivered(id));
+        if community {
+            self.delivered.note(id, server, until);
+            self.effects.push(Effect::Delivered(id));
+        }
         self.hand_over(profile::Input::Stored {
             envelope: id,
             community,

@@ -633,7 +633,7 @@ pub struct Subject {
 /// Who is known to hold an entry besides this device.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Delivery {
-    /// How many community nodes hold it; 0 means that it is on this device only.
+    /// How many community nodes are known to hold it; 0 means that none is.
     pub community_nodes: u32,
     /// Until when the first of them promises to; absent while none does.
     #[serde(default, skip_serializing_if = "Option::is_none")]

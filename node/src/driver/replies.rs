@@ -314,13 +314,7 @@ pub(super) fn delivery_notice(driver: &Driver, envelope: &EnvelopeId) -> Option<
 
 impl Driver {
     fn delivery(&self, envelope: &EnvelopeId) -> api::Delivery {
-        let held = self.delivered.get(envelope);
-        api::Delivery {
-            community_nodes: held.map_or(0, |held| held.len() as u32),
-            until: held
-                .and_then(|held| held.values().min())
-                .map(|until| Moment::from(*until)),
-        }
+        self.delivered.of(envelope, now())
     }
 
     pub(super) fn community_links<'a>(
