@@ -61,6 +61,8 @@ use crate::{
 const TURN_INPUTS: usize = 256;
 /// A community node takes no more from its links while so many effects wait for a flush.
 const MAX_WAITING_EFFECTS: usize = 4096;
+/// The same for the bytes of frames among them.
+const MAX_UNFLUSHED_BYTES: usize = 16 * 1024 * 1024;
 /// How many addresses of other members of one group are tried at most.
 const MAX_DIRECT: usize = 64;
 /// How many members of one group are called by a circuit at most: gossip needs a handful, and each costs
@@ -133,6 +135,8 @@ struct OpenLink {
     unsynced: Option<Instant>,
     /// Its peer may use circuits through us.
     admitted: bool,
+    /// It is about to end: nothing more is sent.
+    closing: bool,
 }
 
 /// To whom a topic is shown, by address.
@@ -359,7 +363,7 @@ impl Driver {
 
     /// Whether more may be taken from links.
     fn has_room(&self) -> bool {
-        self.effects.len() < MAX_WAITING_EFFECTS
+        self.effects.len() < MAX_WAITING_EFFECTS && self.outgoing.unflushed < MAX_UNFLUSHED_BYTES
     }
 
     /// Carries out what waits for no flush; else begins one, unless one is under way. A community node goes on
@@ -500,6 +504,7 @@ impl Driver {
                         address: addr,
                         unsynced: (role == LinkRole::Client).then(Instant::now),
                         admitted: false,
+                        closing: false,
                     },
                 );
                 let own = self.network.local_peer();
@@ -654,7 +659,10 @@ impl Driver {
         for output in outputs {
             match output {
                 Output::Persist(record) => self.records.keep_mail(record),
-                Output::Send { link, frame } => self.effects.push(Effect::Frame(link, frame)),
+                Output::Send { link, frame } => {
+                    self.outgoing.unflushed += frame.len();
+                    self.effects.push(Effect::Frame(link, frame));
+                }
                 Output::SendStored {
                     link,
                     topic,

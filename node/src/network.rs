@@ -716,6 +716,17 @@ impl Network {
         self.board.room(link)
     }
 
+    /// Reads nothing from a link, until [`Network::resume_link`], but for the frames that are on their
+    /// way to the node already: its peer slows down. That it has ended shows only when something is sent.
+    pub fn pause_link(&self, link: LinkId) {
+        self.board.pause_link(link, true);
+    }
+
+    /// Reads from a link again.
+    pub fn resume_link(&self, link: LinkId) {
+        self.board.pause_link(link, false);
+    }
+
     /// Closes a link, after what is queued on it was sent or five seconds have passed. Frames may
     /// still arrive until its `LinkDown`. A link to an address that is kept connected is opened
     /// again.

@@ -37,12 +37,31 @@ pub(super) enum Effect {
     Delivered(EnvelopeId),
 }
 
-/// What waits for room on a link. The mailbox bounds how much it has under way on each.
+/// What may wait for room on one link, in bytes; beyond it, the link is paused. More than an honest client has
+/// under way, or two nodes that use each other's mailbox could wait for each other.
+pub(super) const LINK_WAITING_BYTES: usize = 4 * 1024 * 1024;
+/// What may wait for room on all links, in bytes; beyond it, the link on which most waits is closed.
+pub(super) const ALL_WAITING_BYTES: usize = 64 * 1024 * 1024;
+
+/// What waits for room on links. Whoever asks and does not take the answers is not read from meanwhile, so
+/// that no peer decides how much this is.
 #[derive(Default)]
 pub(super) struct Outgoing {
-    links: BTreeMap<u64, VecDeque<Waiting>>,
+    links: BTreeMap<u64, Backlog>,
+    /// What waits on all links, in bytes of memory.
+    pub(super) bytes: usize,
+    /// Frames among the effects that wait for a flush, in bytes.
+    pub(super) unflushed: usize,
     /// The envelope that was read last: what is pushed to many is read once.
     last_read: Option<(EnvelopeId, Vec<u8>)>,
+}
+
+/// What waits for room on one link.
+#[derive(Default)]
+struct Backlog {
+    waiting: VecDeque<Waiting>,
+    bytes: usize,
+    paused: bool,
 }
 
 enum Waiting {
@@ -52,7 +71,6 @@ enum Waiting {
         id: EnvelopeId,
         carrier: Carrier,
     },
-    Close,
 }
 
 impl Effect {
@@ -62,17 +80,40 @@ impl Effect {
     }
 }
 
+impl Waiting {
+    /// The memory that it takes.
+    fn bytes(&self) -> usize {
+        let frame = match self {
+            Self::Frame(frame) => frame.len(),
+            Self::Stored { .. } => 0, // Read once the link has room.
+        };
+        size_of::<Self>() + frame
+    }
+}
+
 impl Outgoing {
     pub(super) fn is_empty(&self) -> bool {
         self.links.is_empty()
     }
 
     pub(super) fn forget(&mut self, link: LinkId) {
-        self.links.remove(&link.number());
+        let gone = self.links.remove(&link.number());
+        self.bytes -= gone.map_or(0, |backlog| backlog.bytes);
     }
 
-    fn push(&mut self, link: mailbox::LinkId, waiting: Waiting) {
-        self.links.entry(link.0).or_default().push_back(waiting);
+    fn push(&mut self, link: LinkId, waiting: Waiting) {
+        let backlog = self.links.entry(link.number()).or_default();
+        backlog.bytes += waiting.bytes();
+        self.bytes += waiting.bytes();
+        backlog.waiting.push_back(waiting);
+    }
+
+    /// The link on which most waits, if too much waits on all.
+    fn longest(&self) -> Option<u64> {
+        let links = self.links.iter();
+        let longest = links.max_by_key(|(_, backlog)| backlog.bytes);
+        let longest = longest.filter(|_| self.bytes > ALL_WAITING_BYTES);
+        longest.map(|(link, _)| *link)
     }
 }
 
@@ -82,17 +123,17 @@ impl Driver {
         for effect in std::mem::take(&mut self.effects) {
             match effect {
                 Effect::Changed => {}
-                Effect::Frame(link, frame) => self.outgoing.push(link, Waiting::Frame(frame)),
+                Effect::Frame(link, frame) => {
+                    self.outgoing.unflushed -= frame.len();
+                    self.queue(link, Waiting::Frame(frame));
+                }
                 Effect::Stored {
                     link,
                     topic,
                     id,
                     carrier,
-                } => {
-                    self.outgoing
-                        .push(link, Waiting::Stored { topic, id, carrier });
-                }
-                Effect::Close(link) => self.outgoing.push(link, Waiting::Close),
+                } => self.queue(link, Waiting::Stored { topic, id, carrier }),
+                Effect::Close(link) => self.close(link.0),
                 Effect::Publish(topic, bytes) => {
                     // Best effort: mailboxes carry what gossip does not.
                     if let Err(error) = self.network.publish(topic, bytes) {
@@ -120,27 +161,61 @@ impl Driver {
         }
     }
 
+    /// Has something wait for room on a link, unless it is about to end.
+    fn queue(&mut self, link: mailbox::LinkId, waiting: Waiting) {
+        if let Some(open) = self.links.get(&link.0).filter(|open| !open.closing) {
+            self.outgoing.push(open.id, waiting);
+        }
+    }
+
+    /// Closes a link. What it has room for goes out before it ends; for the rest it does not wait, as its peer
+    /// may take nothing.
+    fn close(&mut self, link: u64) {
+        if let Some(mut backlog) = self.outgoing.links.remove(&link) {
+            self.pump(link, &mut backlog);
+            self.outgoing.bytes -= backlog.bytes;
+        }
+        if let Some(open) = self.links.get_mut(&link) {
+            open.closing = true;
+            self.network.close_link(open.id);
+        }
+    }
+
     /// Sends what waits, as far as each link has room for a frame of any size.
     pub(super) fn pump_links(&mut self) {
         let mut links = std::mem::take(&mut self.outgoing.links);
-        for (link, waiting) in &mut links {
-            let Some(link) = self.links.get(link).map(|open| open.id) else {
-                waiting.clear();
-                continue;
-            };
-            while self.network.room(link) >= MAX_FRAME_BYTES {
-                let Some(next) = waiting.pop_front() else {
-                    break;
-                };
-                self.send(link, next);
+        links.retain(|link, backlog| {
+            self.pump(*link, backlog);
+            !backlog.waiting.is_empty()
+        });
+        self.outgoing.links = links;
+        self.outgoing.last_read = None;
+        while let Some(link) = self.outgoing.longest() {
+            tracing::info!("closing a link whose peer does not take what it asked for");
+            self.close(link);
+        }
+    }
+
+    /// Sends what waits on one link, and pauses the link if much is left. Sending makes effects at most, and so
+    /// has nothing wait that is not seen here.
+    fn pump(&mut self, link: u64, backlog: &mut Backlog) {
+        let Some(link) = self.links.get(&link).map(|open| open.id) else {
+            return;
+        };
+        while self.network.room(link) >= MAX_FRAME_BYTES
+            && let Some(next) = backlog.waiting.pop_front()
+        {
+            backlog.bytes -= next.bytes();
+            self.outgoing.bytes -= next.bytes();
+            self.send(link, next);
+        }
+        let long = backlog.bytes > LINK_WAITING_BYTES;
+        if std::mem::replace(&mut backlog.paused, long) != long {
+            match long {
+                true => self.network.pause_link(link),
+                false => self.network.resume_link(link),
             }
         }
-        links.retain(|_, waiting| !waiting.is_empty());
-        // Sending may have queued more: a lost envelope makes the mailbox answer otherwise.
-        for (link, more) in std::mem::replace(&mut self.outgoing.links, links) {
-            self.outgoing.links.entry(link).or_default().extend(more);
-        }
-        self.outgoing.last_read = None;
     }
 
     fn read_envelope(&mut self, id: &EnvelopeId) -> Result<Option<Vec<u8>>, RecordsError> {
@@ -156,7 +231,6 @@ impl Driver {
 
     fn send(&mut self, link: LinkId, waiting: Waiting) {
         let frame = match waiting {
-            Waiting::Close => return self.network.close_link(link),
             Waiting::Frame(frame) => frame,
             Waiting::Stored { topic, id, carrier } => match self.read_envelope(&id) {
                 Ok(Some(envelope)) => carrier.frame(envelope),

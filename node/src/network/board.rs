@@ -80,12 +80,16 @@ struct Queue {
     frames: VecDeque<Vec<u8>>,
     bytes: usize,
     stage: Stage,
+    /// Nothing is to be read from it.
+    paused: bool,
     bells: Arc<Bells>,
 }
 
-/// Wakes the two halves of a link's task that wait on the board.
+/// Wakes the parts of a link's task that wait on the board.
 #[derive(Default)]
 pub(super) struct Bells {
+    /// Rung when the link may be read from again.
+    pub read: Notify,
     /// Rung when there is something to write.
     pub write: Notify,
     /// Rung when the link is to end.
@@ -279,6 +283,14 @@ impl Board {
         free.saturating_sub(HEADER_BYTES)
     }
 
+    /// Has a link read from no more, or again. One that is to end is read from to its end.
+    pub(super) fn pause_link(&self, link: LinkId, paused: bool) {
+        if let Some(queue) = self.lock().links.get_mut(&link) {
+            queue.paused = paused && queue.stage == Stage::Open;
+            queue.bells.read.notify_one();
+        }
+    }
+
     pub(super) fn stop(&self) {
         let mut state = self.lock();
         state.stopping = true;
@@ -323,6 +335,7 @@ impl Board {
             frames: VecDeque::new(),
             bytes: 0,
             stage: Stage::Open,
+            paused: false,
             bells: bells.clone(),
         };
         self.lock().links.insert(link, queue);
@@ -373,6 +386,11 @@ impl Board {
         state.links.get(&link).map_or(Stage::Cut, |q| q.stage)
     }
 
+    pub(super) fn is_paused(&self, link: LinkId) -> bool {
+        let state = self.lock();
+        state.links.get(&link).is_some_and(|queue| queue.paused)
+    }
+
     pub(super) fn is_stopping(&self) -> bool {
         self.lock().stopping
     }
@@ -398,6 +416,8 @@ impl Queue {
     fn close(&mut self) {
         if self.stage == Stage::Open {
             self.stage = Stage::Closing;
+            self.paused = false;
+            self.bells.read.notify_one();
             self.bells.write.notify_one();
             self.bells.end.notify_one();
         }
@@ -494,6 +514,20 @@ mod tests {
         assert!(matches!(board.next(LINK), Next::Close));
         board.remove_link(LINK);
         assert!(matches!(board.next(LINK), Next::Cut));
+    }
+
+    #[test]
+    fn a_link_is_read_from_again_once_it_is_to_end() {
+        let board = board(|_| ());
+        assert!(!board.is_paused(LINK));
+        board.pause_link(LINK, true);
+        assert!(board.is_paused(LINK) && !board.is_paused(OTHER));
+        board.pause_link(LINK, false);
+        assert!(!board.is_paused(LINK));
+        board.pause_link(LINK, true);
+        board.close_link(LINK);
+        board.pause_link(LINK, true);
+        assert!(!board.is_paused(LINK));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Each link is a task. It tells the node of its birth, of every frame and of its death, in this
 //! order, through the one bounded channel of events; while that channel is full it reads nothing,
 //! so a node that is busy slows its peers down and holds, for each, one frame and one receive
-//! window. Writing goes on meanwhile.
+//! window. So it is while the node has paused the link. Writing goes on meanwhile.
 
 use std::{future::pending, sync::Arc, time::Duration};
 
@@ -66,7 +66,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         } else {
             let (reader, writer) = stream.split();
             tokio::select! {
-                end = read(id, reader, &board, &events) => end,
+                end = read(id, reader, &board, &bells, &events) => end,
                 end = write(id, writer, &board, &bells) => end.unwrap_or_else(|end| end),
                 end = ended(id, &board, &bells) => end,
             }
@@ -88,9 +88,13 @@ async fn read(
     link: LinkId,
     mut reader: impl AsyncRead + Unpin,
     board: &Board,
+    bells: &Bells,
     events: &mpsc::Sender<NetworkEvent>,
 ) -> End {
     loop {
+        while board.is_paused(link) {
+            bells.read.notified().await;
+        }
         let bytes = match frame::read(&mut reader, board.limits().stall).await {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return End::ByPeer,
