@@ -85,6 +85,8 @@ pub(crate) enum Ended {
     Wasteful,
     /// The disk refused: nothing can be promised any more.
     Broken(RecordsError),
+    /// The network has ended by a fault of its own: nobody could be reached any more.
+    CutOff,
 }
 
 /// What the mailbox is set to.
@@ -311,7 +313,10 @@ impl Driver {
             _ = stop.wait_for(|stop| *stop) => ended = Some(Ended::Stopped),
             flushed = flushed(&mut self.flushing) => self.on_flushed(flushed, requests)?,
             Some((request, answer)) = requests.next() => ended = self.request(request, answer)?,
-            Some(event) = self.events.recv(), if self.has_room() => self.network_event(event)?,
+            event = self.events.recv(), if self.has_room() => match event {
+                Some(event) => self.network_event(event)?,
+                None => ended = Some(Ended::CutOff),
+            },
             news = operator_news(&mut self.operating) => match news {
                 OperatorNews::Disk => {
                     self.follow_disk()?;

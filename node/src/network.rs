@@ -745,6 +745,12 @@ impl Network {
         }
     }
 
+    /// Ends the network's task in the middle, as a panic in it does.
+    #[cfg(test)]
+    pub(crate) fn fail(&self) {
+        self.task.as_ref().inspect(|task| task.abort());
+    }
+
     fn gossips(&self) -> Result<(), NetworkError> {
         match self.role {
             Role::Personal => Ok(()),

@@ -147,6 +147,9 @@ pub enum RunError {
         /// What the system said.
         source: io::Error,
     },
+    /// The network ended by itself: a fault of the node.
+    #[error("the node ended: its network has failed, and nobody could be reached any more")]
+    CutOff,
     /// The store cannot be used.
     #[error("{cause}")]
     Store {
@@ -219,6 +222,7 @@ async fn personal_served(
         match driver.run(requests, stop).await {
             Ended::Stopped | Ended::Wasteful => return Ok(()),
             Ended::Broken(error) => return Err(internal(error)),
+            Ended::CutOff => return Err(RunError::CutOff),
             Ended::Locked(answer) => {
                 answer.give(Ok(api::Done {}.into()));
                 requests.notify(api::Notice::VaultChanged {
@@ -359,6 +363,7 @@ async fn community_once(
     match driver.run(requests, stop).await {
         Ended::Broken(RecordsError::Store(error)) => Err(store_error(error)),
         Ended::Broken(error) => Err(internal(error)),
+        Ended::CutOff => Err(RunError::CutOff),
         Ended::Wasteful => Ok(Once::Wasteful),
         Ended::Stopped | Ended::Locked(_) => {
             tracing::info!("the community node has stopped; all that it confirmed is on disk");

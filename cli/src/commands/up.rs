@@ -158,7 +158,7 @@ pub(super) fn run_error(cli: &Cli, error: RunError) -> CliError {
         RunError::Endpoint(_) | RunError::Profile { .. } => {
             CliError::undone("profile", message, "check the profile directory")
         }
-        RunError::Internal { .. } => CliError::undone(
+        RunError::CutOff | RunError::Internal { .. } => CliError::undone(
             "internal",
             message,
             "start it again; if it comes back, please report it",

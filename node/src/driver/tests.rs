@@ -237,3 +237,15 @@ async fn of_all_links_the_one_on_which_most_waits_makes_room() {
     let closing = |client: &Client| served.driver.links[&client.at_node.number()].closing;
     assert!(closing(&most) && !closing(&less));
 }
+
+#[tokio::test]
+async fn a_node_ends_when_its_network_does() {
+    for role in [network::Role::Personal, network::Role::Community] {
+        let (driver, _dir) = started(role);
+        let (_handle, mut requests) = Handle::channel();
+        let (_stopper, mut stop) = watch::channel(false);
+        driver.network.fail();
+        let ended = timeout(PATIENCE, driver.run(&mut requests, &mut stop)).await;
+        assert!(matches!(ended, Ok(Ended::CutOff)));
+    }
+}
