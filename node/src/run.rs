@@ -21,8 +21,8 @@ use tokio::{
 
 use crate::{
     api::{
-        self, Answer, ApiConfig, ApiError, Connections, EndpointError, Handle, NodeStatus, Reply,
-        Request, Requests, Role, Secret, ServeError, Serving, VaultState,
+        self, Answer, ApiConfig, ApiError, Connections, EndpointError, ErrorCode, Handle,
+        NodeStatus, Reply, Request, Requests, Role, Secret, ServeError, Serving, VaultState,
     },
     community::{Config, DiskWatch, Listing, Metrics, Timings},
     driver::{self, Driver, Ended, Operating, Parts, Setting},
@@ -38,6 +38,9 @@ use crate::{
 
 /// How long a node waits for its addresses before it says that it is ready.
 const LISTEN_WAIT: Duration = Duration::from_secs(10);
+/// How long a personal node waits for a store that it has left itself a moment ago. Who asked it to unlock waits
+/// meanwhile, which is for [`api::REPLY_WAIT`].
+const STORE_WAIT: Duration = Duration::from_secs(20);
 /// The first and the longest pause before a community node tries its store again.
 const RESTART_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
@@ -423,7 +426,8 @@ async fn close(serving: Serving, requests: Requests) {
     serving.stop().await;
 }
 
-/// Answers requests until the vault is made or opened; `None` when the node is to stop.
+/// Answers requests until the vault is made or opened; `None` when the node is to stop. A vault that cannot be
+/// opened stays locked, and whoever asked is told why.
 async fn locked(
     config: &PersonalConfig,
     requests: &mut Requests,
@@ -476,13 +480,12 @@ async fn locked(
                 return Ok(Some(Box::new(driver)));
             }
             Err(error) => {
+                tracing::error!(%error, "the vault stays locked");
                 // The words of a new vault are shown once: they matter more than this failure.
-                if let Reply::VaultCreated(_) = reply {
-                    answer.give(Ok(reply));
-                } else {
-                    answer.give(Err(ApiError::internal(error.to_string())));
-                }
-                return Err(error);
+                answer.give(match reply {
+                    Reply::VaultCreated(_) => Ok(reply),
+                    _ => Err(vault_error(error)),
+                });
             }
         }
     }
@@ -530,7 +533,7 @@ async fn open_vault(
     config: &PersonalConfig,
     vault: Vault,
 ) -> Result<(Driver, Vec<String>), RunError> {
-    let store = Store::open(&config.profile.join(STORE_DIR)).map_err(internal)?;
+    let store = open_store(&config.profile.join(STORE_DIR)).await?;
     let seed = vault.seed().clone();
     let key = NodeKey::generate().map_err(internal)?;
     start(Start {
@@ -548,6 +551,20 @@ async fn open_vault(
         connections: None,
     })
     .await
+}
+
+/// Opens a personal node's store, once it has been let go.
+async fn open_store(dir: &Path) -> Result<Store, RunError> {
+    let deadline = tokio::time::Instant::now() + STORE_WAIT;
+    loop {
+        let dir = dir.to_owned();
+        let opened = tokio::task::spawn_blocking(move || Store::open(&dir));
+        match opened.await.map_err(internal)? {
+            // It has waited for a while itself.
+            Err(StoreError::InUse { .. }) if tokio::time::Instant::now() < deadline => {}
+            opened => return opened.map_err(store_error),
+        }
+    }
 }
 
 struct Start {
@@ -677,6 +694,12 @@ fn vault_error(error: RunError) -> ApiError {
         RunError::WrongPassphrase => ApiError::wrong_passphrase(),
         RunError::VaultExists => ApiError::vault_exists(),
         RunError::VaultMissing => ApiError::vault_missing(),
+        RunError::Store { cause } => ApiError::new(
+            ErrorCode::StoreUnavailable,
+            cause,
+            "check the disk's health and free space, then unlock it again",
+        ),
+        RunError::Internal { cause } => ApiError::internal(cause),
         other => ApiError::internal(other.to_string()),
     }
 }
@@ -711,5 +734,93 @@ impl From<NetworkError> for RunError {
             },
             other => internal(other),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// A locked node of a profile with a vault, and what is asked of it.
+    struct Locked {
+        config: PersonalConfig,
+        unlock: Request,
+        store: PathBuf,
+        handle: Handle,
+        requests: Requests,
+        stop: (watch::Sender<bool>, watch::Receiver<bool>),
+        _profile: tempfile::TempDir,
+    }
+
+    impl Locked {
+        fn new() -> Self {
+            let profile = tempfile::tempdir().unwrap();
+            let passphrase = Secret::new("four plain words here");
+            profile::create(profile.path(), &passphrase).unwrap();
+            let (handle, requests) = Handle::channel();
+            Self {
+                config: PersonalConfig {
+                    profile: profile.path().to_owned(),
+                    listen: Vec::new(),
+                    reach: Reach::Mailbox,
+                    lan: false,
+                    community: Vec::new(),
+                    api_port: 0,
+                    passphrase: None,
+                },
+                unlock: Request::Unlock { passphrase },
+                store: profile.path().join(STORE_DIR),
+                handle,
+                requests,
+                stop: watch::channel(false),
+                _profile: profile,
+            }
+        }
+
+        /// Runs until it is open, and does this meanwhile.
+        async fn until_open<T>(&mut self, meanwhile: impl Future<Output = T>) -> T {
+            let opened = locked(&self.config, &mut self.requests, &mut self.stop.1);
+            let both = async { tokio::join!(opened, meanwhile) };
+            let (opened, done) = tokio::time::timeout(PATIENCE, both).await.unwrap();
+            assert!(opened.unwrap().is_some());
+            done
+        }
+    }
+
+    #[tokio::test]
+    async fn unlocking_waits_for_a_store_that_is_let_go_late() {
+        let mut node = Locked::new();
+        let held = Store::open(&node.store).unwrap();
+        let (handle, unlock) = (node.handle.clone(), node.unlock.clone());
+        let lets_go = async {
+            // Longer than opening it waits by itself.
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            drop(held);
+        };
+        let asked = async { tokio::join!(handle.call(unlock), lets_go).0 };
+        assert_eq!(node.until_open(asked).await, Ok(api::Done {}.into()));
+    }
+
+    #[tokio::test]
+    async fn a_vault_that_cannot_be_opened_stays_locked_and_says_why() {
+        let mut node = Locked::new();
+        fs::write(&node.store, "in the way").unwrap();
+        let (handle, unlock, store) =
+            (node.handle.clone(), node.unlock.clone(), node.store.clone());
+        let asked = async {
+            let refused = handle.call(unlock.clone()).await.unwrap_err();
+            assert_eq!(refused.code, ErrorCode::StoreUnavailable);
+            let Ok(Reply::Status(status)) = handle.call(Request::Status).await else {
+                panic!("it answers no more");
+            };
+            assert_eq!(status.vault, VaultState::Locked);
+            fs::remove_file(store).unwrap();
+            handle.call(unlock).await
+        };
+        assert_eq!(node.until_open(asked).await, Ok(api::Done {}.into()));
     }
 }
