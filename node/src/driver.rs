@@ -764,6 +764,9 @@ impl Driver {
                     member,
                     addresses,
                 } => {
+                    // Another member's words: what is no address goes no further.
+                    let mut addresses = addresses;
+                    addresses.retain(|address| network::is_dialable(address));
                     self.direct.insert((group, member), addresses);
                     self.watching_changed = true;
                 }
@@ -939,7 +942,9 @@ impl Driver {
     fn keep_links(&mut self, addresses: BTreeSet<String>) {
         for address in addresses.difference(&self.kept) {
             if let Err(error) = self.network.keep_connected(address.clone()) {
-                tracing::warn!(%error, "an address cannot be used");
+                // It names the address, which another member may have written.
+                tracing::warn!("an address cannot be used");
+                tracing::debug!(%error, "an address cannot be used");
             }
         }
         for address in self.kept.difference(&addresses) {

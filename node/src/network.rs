@@ -461,6 +461,12 @@ pub fn circuit_through(addr: &str) -> Option<&str> {
     address::community_of(addr)
 }
 
+/// Whether an address is of a form that can be kept connected: with a peer id, a circuit or not.
+#[must_use]
+pub fn is_dialable(addr: &str) -> bool {
+    DialAddress::parse(addr).is_ok()
+}
+
 /// Checks an address to listen on, without doing anything.
 ///
 /// # Errors

@@ -1,8 +1,18 @@
 //! The loop by itself: what it makes of what peers and the network do.
 
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+};
+
 use kith_protocol::{identity::RootSeed, mailbox::Frame};
 use tempfile::TempDir;
 use tokio::time::timeout;
+use tracing::{
+    Event, Level, Metadata, Subscriber,
+    field::Field,
+    span::{Attributes, Id, Record},
+};
 
 use super::{
     effects::{ALL_WAITING_BYTES, LINK_WAITING_BYTES},
@@ -248,4 +258,57 @@ async fn a_node_ends_when_its_network_does() {
         let ended = timeout(PATIENCE, driver.run(&mut requests, &mut stop)).await;
         assert!(matches!(ended, Ok(Ended::CutOff)));
     }
+}
+
+/// What is logged at the default level, as text.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<String>>);
+
+impl Subscriber for Log {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= Level::INFO
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        event.record(&mut |field: &Field, value: &dyn fmt::Debug| {
+            *self.0.lock().unwrap() += &format!("{field}={value:?}\n");
+        });
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+#[tokio::test]
+async fn what_members_call_an_address_is_checked_and_not_logged() {
+    let (mut driver, _dir) = started(network::Role::Personal);
+    let (group, member) = (GroupId::from_bytes([1; _]), MemberId::from_bytes([2; _]));
+    let [one, other] = [somebody(), somebody()];
+    let direct = format!("/ip4/192.0.2.1/tcp/4001/p2p/{one}");
+    let circuit = format!("{direct}/p2p-circuit/p2p/{other}");
+    let words = "\nERROR the vault is damaged: call 555-0199";
+    let claimed = format!("/dns4/{words}/tcp/0/p2p/{one}");
+    let addresses = vec![words.into(), direct.clone(), claimed, circuit.clone()];
+    let reach = profile::Output::Reach {
+        group,
+        member,
+        addresses,
+    };
+    driver.carry_out_profile(vec![reach], None).unwrap();
+    assert_eq!(driver.direct[&(group, member)], [direct, circuit]);
+    let log = Log::default();
+    tracing::subscriber::with_default(log.clone(), || {
+        driver.keep_links([words.into()].into());
+    });
+    let logged = log.0.lock().unwrap();
+    assert!(logged.contains("cannot be used") && !logged.contains("555"));
 }
