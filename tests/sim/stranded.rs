@@ -232,6 +232,21 @@ fn what_was_said_where_the_others_could_not_follow_is_said_again_by_who_comes_ba
 }
 
 #[test]
+fn stewards_who_were_left_behind_together_do_not_calm_each_other() {
+    for seed in 816..819 {
+        let mut world = council(seed, 7, 2, 5);
+        part(&mut world, [0, 1, 7], Span::DAY.times(9));
+        world.run_for(MINUTE);
+        does(&mut world, 0, Deed::Demote(4));
+        does(&mut world, 2, Deed::Remove(6));
+        world.run_for(Span::DAY.times(9));
+        let all = |world: &World| together(world, 0..6);
+        assert!(until(&mut world, HOUR.times(2), all), "SEED={seed}");
+        holds(&mut world);
+    }
+}
+
+#[test]
 fn who_took_themselves_for_out_asks_on_and_comes_back() {
     for seed in 775..778 {
         let mut world = council(seed, 6, 2, 3);

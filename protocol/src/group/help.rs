@@ -265,8 +265,9 @@ impl Group {
         let Some(turn) = self.help_turn().filter(|_| helps) else {
             return Ok(None);
         };
+        let now = context.now;
         let ready = self.recovery.asks.iter();
-        let ready = ready.filter(|(_, waiting)| self.answer_due(turn, waiting) <= context.now);
+        let ready = ready.filter(|(_, waiting)| self.answer_due(turn, waiting, now) <= now);
         let ready: Vec<AskId> = ready.map(|(to, _)| *to).collect();
         for to in ready {
             let Some(waiting) = self.recovery.asks.remove(&to) else {
@@ -276,15 +277,17 @@ impl Group {
             let _ = self.answer_ask(to, &waiting, context);
         }
         let waiting = self.recovery.asks.values();
-        Ok(waiting.map(|waiting| self.answer_due(turn, waiting)).min())
+        let due = waiting.map(|waiting| self.answer_due(turn, waiting, now));
+        Ok(due.min())
     }
 
-    fn answer_due(&self, turn: usize, Waiting { ask, received, .. }: &Waiting) -> Time {
-        let late = if self.is_known_to(ask) {
-            0
-        } else {
-            self.turns(ask.anyone)
-        };
+    fn answer_due(&self, turn: usize, waiting: &Waiting, now: Time) -> Time {
+        let Waiting { ask, received, .. } = waiting;
+        let mut rounds = usize::from(!self.is_known_to(ask));
+        if self.recovery.met_strangers(now) && self.would_calm(ask, now) {
+            rounds += 2; // Perhaps both were left behind: those elsewhere wait for one round.
+        }
+        let late = rounds * self.turns(ask.anyone);
         let due = received.after(RANK_DELAY.times((turn + late) as u64));
         if !self.is_member(&ask.member) && !self.tree.contains(&ask.tip) {
             return due.after(REPAIR_AFTER); // What let them in may be on its way to here.
@@ -322,8 +325,11 @@ impl Group {
             return Ok(());
         };
         let outweighed = !ask.old_copy && self.weigh(&ask.seen) == Ordering::Less;
-        if outweighed && self.rank().is_some() && self.is_member(&ask.member) {
-            self.doubt(context)?; // It may be this steward who cannot follow.
+        if outweighed {
+            if self.rank().is_some() && self.is_member(&ask.member) {
+                self.doubt(context)?; // It may be this steward who cannot follow.
+            }
+            return Ok(());
         }
         let Some(answer) = self.judge_ask(to, ask, context.now)? else {
             return Ok(());
@@ -368,7 +374,7 @@ impl Group {
         Ok(())
     }
 
-    /// What a steward answers; nothing while it may be this steward who cannot follow.
+    /// What a member answers who is not outweighed by who asks; nothing if their word does not help.
     fn judge_ask(&self, to: AskId, ask: &Ask, now: Time) -> Result<Option<Answer>, GroupError> {
         let tip = self.tip_epoch()?;
         let out = || {
@@ -380,9 +386,6 @@ impl Group {
         if self.rank().is_none() && !(ask.anyone && helps()) {
             return Ok(None); // They would not take it from this member.
         }
-        if !ask.old_copy && self.weigh(&ask.seen) == Ordering::Less {
-            return Ok(None);
-        }
         if !self.is_member(&ask.member) {
             let seq = self.seq;
             return Ok(Some(Answer::Out { to, seq }));
@@ -390,7 +393,7 @@ impl Group {
         if !self.may_send() {
             return Ok(None);
         }
-        if !ask.old_copy && self.is_followable(&ask.tip, now) {
+        if self.would_calm(ask, now) {
             // A member who asks as well knows no better, and another may.
             let knows = self.rank().is_some() || !self.recovery.asks();
             return Ok(knows.then_some(Answer::Current { to }));
@@ -405,6 +408,11 @@ impl Group {
             seen: self.seen(|steward| self.last_number(steward)),
             cuts: self.cuts_since(&ask.tip),
         }))
+    }
+
+    /// Tells whether nothing is missing to who asks, as far as this device knows.
+    fn would_calm(&self, ask: &Ask, now: Time) -> bool {
+        !ask.old_copy && self.is_followable(&ask.tip, now)
     }
 
     /// Tells whether who stands there gets all that is missing from mailboxes.

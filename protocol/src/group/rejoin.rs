@@ -130,8 +130,9 @@ pub(crate) struct Recovery {
     reached: Option<Time>,
     /// Since when the device is back from a long absence and has not heard that all is well.
     long_away: Option<Time>,
-    /// Since when the device knows that others may have gone another way: by a commit that came too late to
-    /// be followed, a steward who stands where it cannot go, or a member of a branch that weighs more.
+    /// When the device learned, first since it was last told that all is well, that others may have gone another
+    /// way: by a commit that came too late to be followed, a steward who stands where it cannot go, or a member
+    /// of a branch that weighs more.
     stranger: Option<Time>,
     /// A steward said that nothing is missing.
     fine: Option<Time>,
@@ -166,6 +167,19 @@ impl Recovery {
     /// Whether this device was set back to an old copy of itself, and has not come back yet.
     pub(super) fn is_old_copy(&self) -> bool {
         self.old_copy
+    }
+
+    /// Since when the device knows of others who may have gone another way, and was not told that all is well.
+    fn news_of_strangers(&self) -> Option<Time> {
+        let told = self.fine;
+        self.stranger
+            .filter(|met| told.is_none_or(|told| told <= *met))
+    }
+
+    /// Whether it has met such others lately, whatever it was told since.
+    pub(super) fn met_strangers(&self, now: Time) -> bool {
+        self.stranger
+            .is_some_and(|met| met.after(DOUBT_AGAIN) > now)
     }
 
     /// Whether somebody else was heard at that time or later.
@@ -330,7 +344,7 @@ impl Group {
 
     /// Others may have gone another way.
     pub(super) fn doubt(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
-        if self.recovery.stranger.is_none() {
+        if self.recovery.news_of_strangers().is_none() {
             self.recovery.stranger = Some(context.now);
             self.persist_record(context)?;
         }
@@ -480,7 +494,7 @@ impl Group {
         let me = self.me();
         let expelling = self.tree.losers().filter(|epoch| epoch.removes(&me));
         let expelled = expelling.map(|epoch| epoch.meta.made.after(REPAIR_AFTER));
-        let heard = [self.recovery.long_away, self.recovery.stranger];
+        let heard = [self.recovery.long_away, self.recovery.news_of_strangers()];
         let heard = heard.into_iter().flatten();
         let since = unsettled.chain(expelled).chain(heard).min();
         let told = self.recovery.fine.map(|at| at.after(DOUBT_AGAIN));
@@ -881,7 +895,6 @@ impl Group {
         self.recovery.fine = Some(context.now);
         self.recovery.seen.clear();
         self.recovery.long_away = None;
-        self.recovery.stranger = None;
         context.out.push(Output::Watching);
         self.persist_record(context)
     }
