@@ -510,18 +510,26 @@ impl Tree {
             .unwrap_or(epoch)
     }
 
-    /// Chooses among the children of an epoch (SPEC, *Which commit wins*): most stewards' latest
-    /// messages; not one whose committer another of them removes; class; committer's rank; id.
+    /// Chooses among the children of an epoch (SPEC, *Which commit wins*): one whose branch is open, where no
+    /// commit counts any more; most stewards' latest messages; not one whose committer another of them removes;
+    /// class; committer's rank; id.
     fn winner(&self, parent: &EpochId) -> Option<EpochId> {
         let children = self.children.get(parent)?;
         if children.len() == 1 {
             return children.first().copied();
         }
-        let policy = &self.epochs.get(parent)?.meta.policy;
-        let votes = |child: &EpochId| self.votes_below(&policy.stewards, child);
-        let most = children.iter().map(votes).max()?;
-        let best: Vec<&Epoch> = children
+        let fork = self.epochs.get(parent)?;
+        let policy = &fork.meta.policy;
+        let open = |child: &&EpochId| self.is_open(child);
+        let decided = fork.read_only && children.iter().any(|child| open(&child));
+        let children: Vec<&EpochId> = children
             .iter()
+            .filter(|child| !decided || open(child))
+            .collect();
+        let votes = |child: &EpochId| self.votes_below(&policy.stewards, child);
+        let most = children.iter().map(|child| votes(child)).max()?;
+        let best: Vec<&Epoch> = children
+            .into_iter()
             .filter(|child| votes(child) == most)
             .filter_map(|child| self.epochs.get(child))
             .collect();
@@ -535,6 +543,26 @@ impl Tree {
             .filter(|child| all_expelled || !expelled(child))
             .min_by_key(|child| (child.class(), rank(child), child.id))
             .map(|child| child.id)
+    }
+
+    /// Whether commits count at an epoch, or at one that came of it.
+    fn is_open(&self, top: &EpochId) -> bool {
+        let is_full = |id: &EpochId| {
+            let epoch = self.epochs.get(id);
+            epoch.is_some_and(|epoch| epoch.storage.is_some() && !epoch.read_only)
+        };
+        let tip = self.path.last().filter(|tip| is_full(tip));
+        if self.is_on_path(top) && tip.is_some() {
+            return true;
+        }
+        let mut below = vec![*top];
+        while let Some(id) = below.pop() {
+            if is_full(&id) {
+                return true;
+            }
+            below.extend(self.children.get(&id).into_iter().flatten());
+        }
+        false
     }
 }
 
@@ -689,6 +717,39 @@ mod tests {
                 assert_eq!(tree.is_below(epoch, top), climbed);
             }
         }
+    }
+
+    /// Votes that were decisive may be lost again: a steward sends two messages of one number.
+    #[test]
+    fn a_branch_on_which_no_commit_counts_any_more_does_not_win_again() {
+        let chance = &mut Chance(5);
+        let mut root = epoch(chance.id(), None, 0, 0, chance);
+        let mut child = || epoch(chance.id(), Some(root.id), 1, 0, chance);
+        let (mut open, mut closed) = (child(), child());
+        let [fork, won, lost] = [root.id, open.id, closed.id];
+        for epoch in [&mut root, &mut open, &mut closed] {
+            epoch.storage = Some(crate::group::EpochStorage::default());
+        }
+        root.read_only = true;
+        closed.read_only = true;
+        let mut tree = Tree::new(vec![]);
+        tree.add_root(fork);
+        for epoch in [root, open, closed] {
+            tree.insert(epoch);
+        }
+        for steward in 0..STEWARDS as u8 {
+            let stands = if steward == 0 { lost } else { won };
+            tree.note_vote(member(steward), 9, stands);
+        }
+        tree.choose();
+        assert_eq!(tree.tip(), Some(won));
+        for steward in 1..STEWARDS as u8 {
+            tree.note_vote(member(steward), 9, fork);
+        }
+        assert!(!tree.choose());
+        tree.epochs_mut().for_each(|epoch| epoch.read_only = false);
+        assert!(tree.choose(), "while commits count, so do those who stand there");
+        assert_eq!(tree.tip(), Some(lost));
     }
 
     /// Epochs come in any order, stewards move, roots are added and retired.
