@@ -430,6 +430,11 @@ impl Group {
     }
 
     /// Takes a second Welcome, to another branch.
+    /// Tells whether an epoch is one of this group's.
+    pub(crate) fn knows_epoch(&self, epoch: &EpochId) -> bool {
+        self.tree.contains(epoch)
+    }
+
     pub(crate) fn welcome_again(
         &mut self,
         first: Epoch,

@@ -658,7 +658,7 @@ pub(crate) fn join(
     }
     let welcome_key = export(&mls, &storage, WELCOME_LABEL)?;
     let note = open_note(&welcome_key).ok_or(GroupError::Note)?;
-    if !note.is_by(&committer) || note.order > MAX_ORDER {
+    if !note.is_by(&committer) || note.order > MAX_ORDER || note.seq > MAX_ORDER {
         return Err(GroupError::Note);
     }
     let meta = EpochMeta {

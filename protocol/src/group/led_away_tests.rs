@@ -64,8 +64,11 @@ struct Doorstep {
 }
 
 fn doorstep() -> Doorstep {
+    doorstep_of(Profile::new(RootSeed::generate(&mut OsRng)))
+}
+
+fn doorstep_of(mut ben: Profile) -> Doorstep {
     let mut ana = Profile::new(RootSeed::generate(&mut OsRng));
-    let mut ben = Profile::new(RootSeed::generate(&mut OsRng));
     let founded = Command::CreateGroup {
         name: name("Evening"),
         pseudonym: name("Ana"),
@@ -113,6 +116,16 @@ impl Doorstep {
     }
 
     fn forged_by(&self, cleo: &PseudonymKey, group: GroupId) -> Envelope {
+        self.forged_with(cleo, group, |epoch, routing| (epoch, routing))
+    }
+
+    /// The same, which names another epoch or topic.
+    fn forged_with(
+        &self,
+        cleo: &PseudonymKey,
+        group: GroupId,
+        named: impl Fn(EpochId, RoutingSecret) -> (EpochId, RoutingSecret),
+    ) -> Envelope {
         let content = self.request.open(&self.keys.inbox().key()).unwrap();
         let InboxPayload::Request {
             join,
@@ -146,8 +159,9 @@ impl Doorstep {
         };
         let made = own.commit(&group, cleo, vec![package], note, NOW).unwrap();
         let child = &made.child;
-        let (routing, order) = (child.meta.routing.clone(), child.meta.order);
-        let note = WelcomeNote::sign(vec![join], child.id, routing, order, 1 << 40, vec![], cleo);
+        let (epoch, routing) = named(child.id, child.meta.routing.clone());
+        let order = child.meta.order;
+        let note = WelcomeNote::sign(vec![join], epoch, routing, order, 1 << 40, vec![], cleo);
         let note = codec::encode(&note.unwrap()).unwrap();
         let key = child.welcome_key(&group).unwrap().key();
         let note = Envelope::seal(&key, NOW.bucket(), &note, &mut OsRng).unwrap();
@@ -216,6 +230,27 @@ fn who_is_in_is_not_led_away_by_who_was_a_steward_once() {
     let forged = doorstep.forged_by(&doorstep.ana.group(&group).unwrap().key, group);
     doorstep.hears(forged);
     assert_eq!(doorstep.ben.group(&group).unwrap().epoch(), before);
+}
+
+/// It would get what is meant for the first, or be kept in place of it.
+#[test]
+fn no_second_group_takes_the_topic_or_an_epoch_of_the_first() {
+    for (topic, epoch) in [(true, false), (false, true), (false, false)] {
+        let mut first = doorstep();
+        first.let_in();
+        let known = first.ben.group(&first.group).unwrap();
+        let (at, routing) = (known.epoch().0, known.routings()[0].clone());
+        let mut second = doorstep_of(first.ben);
+        let cleo = RootSeed::generate(&mut OsRng);
+        let cleo = cleo.pseudonym(&PseudonymSalt::generate(&mut OsRng));
+        let forged = second.forged_with(&cleo, second.group, |own, its| {
+            let routing = if topic { routing.clone() } else { its };
+            (if epoch { at } else { own }, routing)
+        });
+        second.hears(forged);
+        let taken = second.ben.group(&second.group).is_some();
+        assert_eq!(taken, !topic && !epoch, "topic: {topic}, epoch: {epoch}");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{Error, Kind, MAX_GROUPS, Notice, Outcome, Output, Profile, told};
+use super::{Error, Kind, MAX_GROUPS, Notice, Outcome, Output, Profile, Route, told};
 use crate::{
     codec,
     envelope::Envelope,
@@ -254,6 +254,9 @@ impl Profile {
         if !request.link.leads_to(&group) {
             return Err(GroupError::Malformed); // Every member knows the link, and could lead elsewhere.
         }
+        if self.is_taken(&group, &first) {
+            return Err(GroupError::Note);
+        }
         if let Some(known) = self.groups.get_mut(&group) {
             if known.me() == key.public() {
                 // To another branch: the commit that made the first one may have lost.
@@ -283,6 +286,24 @@ impl Profile {
         }
         self.groups.insert(group, joined);
         Ok(group)
+    }
+
+    /// Whether another group or link of this profile has the topic or the epoch that a Welcome names: whoever
+    /// wrote it could deprive that one of what is meant for it.
+    fn is_taken(&self, group: &GroupId, first: &Epoch) -> bool {
+        let topic = first.meta.routing.key().topic();
+        let left = |join: &Join| {
+            let farewell = join.farewell.as_ref();
+            farewell.is_some_and(|farewell| farewell.routing == first.meta.routing)
+        };
+        let listens = match self.topics.get(&topic) {
+            None => false,
+            Some((_, Route::Group(id))) => id != group,
+            Some((_, Route::Join)) => !self.joins.values().any(left),
+            Some((_, Route::Inbox(..) | Route::Help(_))) => true,
+        };
+        let mut others = self.groups.iter().filter(|(id, _)| *id != group);
+        listens || others.any(|(_, other)| other.knows_epoch(&first.id))
     }
 
     fn settle(&mut self, id: JoinId, state: JoinState, context: &mut Context<'_>) {
