@@ -84,13 +84,14 @@ pub(crate) mod spec {
 
     pub(crate) use super::{
         epoch::{MlsSigner, RATCHET_WINDOW, credential, first_epoch},
-        help::tests::odd_answers_to,
+        help::tests::{odd_answers_to, strange_question},
         membership::{
             FAREWELL_TRIED, FAREWELL_WAITS, INBOX_ANSWERED, MAX_INVITE_LIFE, MAX_REQUESTS,
             RANK_DELAY, RELEASE_WAITS, REMOVAL_WAITS,
         },
         note::{CommitNote, Intent, MessageNote, OwnTag, Payload, Stand, What},
         policy::{MemberCard, capabilities},
+        rejoin::NUMBER_JUMP,
     };
 }
 
@@ -429,12 +430,12 @@ impl Group {
         }
     }
 
-    /// Takes a second Welcome, to another branch.
     /// Tells whether an epoch is one of this group's.
     pub(crate) fn knows_epoch(&self, epoch: &EpochId) -> bool {
         self.tree.contains(epoch)
     }
 
+    /// Takes a second Welcome, to another branch.
     pub(crate) fn welcome_again(
         &mut self,
         first: Epoch,
@@ -716,10 +717,11 @@ impl Group {
             self.follow_vote(&author, news, context)?;
             return Ok(Verdict::Accepted);
         }
-        let event = Event::decode(&content).map_err(|_| GroupError::Malformed)?;
-        if event.order > MAX_ORDER {
+        let event = Event::decode(&content).ok();
+        let Some(event) = event.filter(|event| event.order <= MAX_ORDER) else {
+            self.follow_vote(&author, news, context)?; // It cannot be opened again.
             return Err(GroupError::Malformed);
-        }
+        };
         let id = EventId::of(&author, &content);
         if self.events.contains_key(&id) {
             self.follow_vote(&author, news, context)?;

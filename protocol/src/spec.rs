@@ -645,6 +645,7 @@ fn the_documents_other_limits_are_those_in_the_sources() {
         "DOUBT_AGAIN",
         "ASK_AGAIN",
         "ASK_AGAIN_BY_HAND",
+        "HAND_ASKS",
         "REJOIN_PAUSE",
         "MAX_TIMES_BACK",
         "MAX_OWN_MESSAGES",
@@ -654,10 +655,12 @@ fn the_documents_other_limits_are_those_in_the_sources() {
         "MAX_LATE_TURNS",
         "ANYONE_HELPS_AFTER",
         "MAX_ASKS",
+        "MAX_STRANGE_ASKS",
         "HELP_KEPT",
         "MAX_HELP_TOPICS",
         "MAX_HEARD_TOPICS",
         "NUMBER_JUMP",
+        "MAX_NUMBER_AHEAD",
     ] {
         let begin = format!("const {limit}: ");
         let source = sources.iter().find_map(|text| text.split_once(&begin));

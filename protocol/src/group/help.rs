@@ -1,7 +1,10 @@
 //! Help for who cannot follow the group any more: what travels on a group's *help* topics, and how a
 //! member answers (SPEC, *Coming back*).
 
-use std::{cmp::Ordering, collections::BTreeMap};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use openmls::prelude::{OpenMlsCrypto as _, OpenMlsProvider as _};
 use serde::{Deserialize, Serialize};
@@ -27,6 +30,8 @@ use crate::{
 pub const MAX_SPEAKERS: usize = 64;
 /// How many questions of one group wait at a time.
 pub const MAX_ASKS: usize = 64;
+/// How many of these are of who is not in the roster: whoever knows a former topic can make some.
+pub const MAX_STRANGE_ASKS: usize = 16;
 /// How long a group's former topics' help topics are listened to.
 pub const HELP_KEPT: Span = Span::DAY.times(90);
 /// To how many topics a question is sent: the group's latest, as far as the asker knows.
@@ -228,10 +233,9 @@ impl Group {
                 let message = [ASK_LABEL, &ask].concat();
                 let ask: Ask = codec::decode(&ask).map_err(|_| GroupError::Malformed)?;
                 let genuine = topic::verify(ask.member.as_bytes(), &message, &signature);
-                let room = self.recovery.asks.len() < MAX_ASKS;
                 let foreign = ask.group != self.id || ask.member == self.me();
                 let answered = self.recovery.answered.contains(&to);
-                if genuine && room && !foreign && !answered {
+                if genuine && !foreign && !answered && self.has_room_for(&to, &ask.member) {
                     let waiting = Waiting {
                         ask,
                         received: context.now,
@@ -254,6 +258,19 @@ impl Group {
             }
             Help::Part { .. } => Err(GroupError::Malformed),
         }
+    }
+
+    /// Makes room for a question, if there may be: in place of the one before of the same member.
+    fn has_room_for(&mut self, to: &AskId, member: &MemberId) -> bool {
+        let known: BTreeSet<MemberId> = self.roster().iter().map(|member| member.id).collect();
+        let asks = &mut self.recovery.asks;
+        if asks.contains_key(to) {
+            return true;
+        }
+        asks.retain(|_, waiting| waiting.ask.member != *member);
+        let strange = |waiting: &&Waiting| !known.contains(&waiting.ask.member);
+        let strangers = asks.values().filter(strange).count();
+        asks.len() < MAX_ASKS && (known.contains(member) || strangers < MAX_STRANGE_ASKS)
     }
 
     /// Answers those who asked, once it is this member's turn. Gives when the next is due.
@@ -490,12 +507,58 @@ impl Group {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::codec::damage;
+    use crate::{
+        codec::damage,
+        group::note::{Payload, Stand},
+        identity::{PseudonymSalt, RootSeed},
+    };
 
     impl Group {
         /// Makes this device take itself for an old copy.
         pub(crate) fn lose_trust(&mut self) {
             self.recovery.lose_trust();
+        }
+
+        /// What this member would say, if its program said it in this epoch whatever it is.
+        pub(crate) fn says(&mut self, content: &[u8], now: Time) -> Envelope {
+            let mut context = Context {
+                now,
+                world: now,
+                told: None,
+                hour: now.bucket(),
+                rng: &mut rand_core::OsRng,
+                out: Vec::new(),
+            };
+            self.encrypt(content, &mut context).unwrap().1
+        }
+
+        /// Their word that they stand in an epoch that nobody knows, as their next message or a later one.
+        pub(crate) fn says_to_stand_elsewhere(&self, later: u64, now: Time) -> Envelope {
+            let epoch = EpochId::from_bytes([0xee; 32]);
+            let stand = Stand::sign(&self.id, self.seq + 1 + later, epoch, &self.key);
+            let content = codec::encode(&Payload::Stand(stand)).unwrap();
+            let key = self.tip_epoch().unwrap().meta.routing.key();
+            Envelope::seal(&key, now.bucket(), &content, &mut rand_core::OsRng).unwrap()
+        }
+
+        /// This steward's answer to a question that leads to where they are, with another number of the asker's.
+        pub(crate) fn leads_back(&self, question: &[u8], number: u64, now: Time) -> Vec<u8> {
+            let Ok(Help::Ask { ask, .. }) = codec::decode(question) else {
+                panic!("a question");
+            };
+            let (to, known) = (AskId::of(&ask), codec::decode::<Ask>(&ask).unwrap());
+            let mut answer = self.judge_ask(to, &known, now).unwrap().unwrap();
+            let Answer::Info { seq, .. } = &mut answer else {
+                panic!("the way back");
+            };
+            *seq = number;
+            let answer = codec::encode(&answer).unwrap();
+            let signed = SignedAnswer {
+                steward: self.me(),
+                signature: self.key.sign(&[ANSWER_LABEL, &answer].concat()).to_vec(),
+                answer,
+            };
+            codec::encode(&sealed_to(&ask, &codec::encode(&signed).unwrap())).unwrap()
         }
 
         /// This member's answer to a question: who asks is out.
@@ -515,6 +578,25 @@ pub(crate) mod tests {
             };
             codec::encode(&sealed_to(&ask, &codec::encode(&signed).unwrap())).unwrap()
         }
+    }
+
+    /// A question to this group by somebody who is in no group.
+    pub(crate) fn strange_question(group: GroupId) -> Vec<u8> {
+        let seed = RootSeed::generate(&mut rand_core::OsRng);
+        let key = seed.pseudonym(&PseudonymSalt::generate(&mut rand_core::OsRng));
+        let ask = Ask {
+            group,
+            member: key.public(),
+            key: [7; 32],
+            at: Time::from_ms(0),
+            tip: EpochId::from_bytes([8; 32]),
+            old_copy: false,
+            anyone: false,
+            seen: Vec::new(),
+        };
+        let ask = codec::encode(&ask).unwrap();
+        let signature = key.sign(&[ASK_LABEL, &ask].concat()).to_vec();
+        codec::encode(&Help::Ask { ask, signature }).unwrap()
     }
 
     /// An answer to a question, sealed to who asked it.

@@ -281,7 +281,7 @@ impl Group {
         let tip = self.tip_epoch()?;
         let me = self.me();
         let judges = |epoch: &Epoch| epoch.meta.policy.rank(&me).is_some();
-        let said_here = |vote: &Vote| vote.epoch == tip.id && vote.seq != self.told.last;
+        let said_here = |vote: &Vote| vote.epoch == tip.id && vote.seq > self.told.last;
         let stands_here = self.tree.vote(&me).is_some_and(said_here);
         let judge = judges(tip) || self.tree.judged().any(judges);
         let alone = tip.meta.roster.len() < 2;

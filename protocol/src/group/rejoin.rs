@@ -54,6 +54,9 @@ pub const DOUBT_AGAIN: Span = Span::DAY;
 pub const ASK_AGAIN: Span = Span::HOUR;
 /// How long an asker waits at least when the person asks for it.
 pub const ASK_AGAIN_BY_HAND: Span = Span::SECOND.times(60);
+/// For how long at most a question that a person asked, and nobody has answered, makes the device take more
+/// people's word, if nothing else makes it ask.
+pub const HAND_ASKS: Span = Span::DAY.times(7);
 /// How long an old copy that came back [`MAX_TIMES_BACK`] times waits before it does so again.
 pub const REJOIN_PAUSE: Span = Span::DAY;
 /// How often a device comes back because it is an old copy, with less than [`REJOIN_PAUSE`] between: it may
@@ -64,6 +67,9 @@ pub const ANYONE_HELPS_AFTER: Span = Span::DAY;
 /// By how much the message numbers of a member who comes back jump: what the lost copy used
 /// beyond what anybody knows of is never used again.
 pub const NUMBER_JUMP: u64 = 1_000_000;
+/// How far above the device's own number an answer's may be: whoever could lift it to the highest there is
+/// would silence the device for good.
+pub const MAX_NUMBER_AHEAD: u64 = 1_000_000_000;
 
 /// Of how many envelopes a device remembers after a restart that they may bear a wrong hour.
 const MAX_UNSURE: usize = 256;
@@ -123,6 +129,8 @@ pub(crate) struct Recovery {
     unsure: VecDeque<EnvelopeId>,
     /// Since when this device asks, and no answer has settled it.
     asking: Option<Time>,
+    /// Whether the person has asked since then.
+    by_hand: bool,
     /// When, while it asks, somebody else was heard last where it stands; to the hour.
     heard: Option<Time>,
     /// Since when a mailbox is in reach without a break; not kept.
@@ -423,14 +431,7 @@ impl Group {
             late
         };
         let Some(since) = since else {
-            self.recovery.said_out = None;
-            if self.recovery.way.take().is_some() {
-                // What was missing has come; who asks by hand goes on asking.
-                self.recovery.asking = None;
-                self.recovery.heard = None;
-                self.persist_record(context)?;
-            }
-            return Ok(None);
+            return self.ask_no_more(context).map(|()| None);
         };
         let asked = self.recovery.asked_at();
         let asked =
@@ -479,6 +480,21 @@ impl Group {
         }
         self.ask(context)?;
         Ok(Some(now.after(ASK_AGAIN)))
+    }
+
+    /// What was missing has come. Only who asked by hand goes on waiting for an answer, for some days.
+    fn ask_no_more(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
+        let recovery = &mut self.recovery;
+        recovery.said_out = None;
+        let waits = |since: &Time| since.after(HAND_ASKS) > context.now;
+        let waits = recovery.by_hand && recovery.asking.as_ref().is_some_and(waits);
+        if recovery.way.take().is_none() && (waits || recovery.asking.is_none()) {
+            return Ok(());
+        }
+        recovery.asking = None;
+        recovery.by_hand = false;
+        recovery.heard = None;
+        self.persist_record(context)
     }
 
     /// From when on this member doubts that the group is where they are. Stewards say within
@@ -573,6 +589,7 @@ impl Group {
         let others = others && (self.removal().is_none() || self.recovery.infers_out());
         let asked = [self.recovery.asked_at(), self.recovery.fine];
         if self.in_touch() && others && !asked.into_iter().flatten().any(lately) {
+            self.recovery.by_hand = true;
             self.ask(context)?;
         }
         self.catch_up(context)
@@ -698,7 +715,8 @@ impl Group {
                 seen,
                 cuts,
             } if answered == to => {
-                if seen.iter().any(|(_, seq)| *seq > super::MAX_ORDER) {
+                let ahead = seq > self.seq.saturating_add(MAX_NUMBER_AHEAD);
+                if ahead || seen.iter().any(|(_, seq)| *seq > super::MAX_ORDER) {
                     return Err(GroupError::Malformed);
                 }
                 if !self.recovery.old_copy && self.weigh(&seen) == Ordering::Greater {
@@ -804,6 +822,7 @@ impl Group {
         if !out.inferred {
             self.recovery.asked = None; // Or else an answer may come that knows better.
             self.recovery.asking = None;
+            self.recovery.by_hand = false;
         }
         self.recovery.said_out = None;
         self.recovery.out = Some(out);
@@ -888,6 +907,7 @@ impl Group {
     fn be_calm(&mut self, context: &mut Context<'_>) -> Result<(), GroupError> {
         self.recovery.asked = None;
         self.recovery.asking = None;
+        self.recovery.by_hand = false;
         self.recovery.said_out = None;
         if self.recovery.infers_out() {
             self.recovery.forget_out();

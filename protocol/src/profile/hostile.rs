@@ -10,9 +10,10 @@ use crate::{
     envelope::MAX_CONTENT,
     event::InviteSeed,
     group::spec::{
-        MemberCard, MlsSigner, Payload, RATCHET_WINDOW, capabilities, credential, odd_answers_to,
+        MemberCard, MlsSigner, NUMBER_JUMP, Payload, RATCHET_WINDOW, capabilities, credential,
+        odd_answers_to, strange_question,
     },
-    group::{EpochStorage, MAX_LOADED_EPOCHS},
+    group::{EpochStorage, MAX_LOADED_EPOCHS, MAX_ORDER},
     invite::{InboxPayload, InviteKeys, Refusal, Reply},
     parts::split,
     view::EntryKind,
@@ -728,6 +729,116 @@ fn a_member_cannot_tell_the_only_steward_whom_another_let_in_that_they_are_out()
     let answer = Envelope::seal(&help, NOW.bucket(), &answer, &mut OsRng).unwrap();
     people[1].receive(&[answer]);
     assert!(people[1].group(&group).removal().is_none());
+}
+
+#[test]
+fn no_answer_lifts_a_members_numbers_to_where_there_are_no_more() {
+    let (mut people, group, _) = group_of(&["Ben"]);
+    people[1].group_mut(&group).lose_trust();
+    let help = people[1].group(&group).routings()[0].help().key();
+    let ask = people[1].command(Command::Repair { group }).0;
+    let question = ask[0].open(&help).unwrap();
+    let number = MAX_ORDER - NUMBER_JUMP;
+    let answer = people[0].group(&group).leads_back(&question, number, NOW);
+    let answer = Envelope::seal(&help, NOW.bucket(), &answer, &mut OsRng).unwrap();
+    people[1].receive(&[answer]);
+    let later = NOW.after(Span::SECOND.times(100));
+    people[1].is_told(later, later);
+    let honest = people[0].receive(&ask);
+    for answer in honest {
+        people[1].at(Input::Envelope(answer), later);
+    }
+    let later = later.after(Span::SECOND.times(100));
+    people[1].is_told(later, later);
+    let text = "hello".to_owned();
+    let mut said = people[1].command(Command::Post { group, text }).0;
+    let later = later.after(Span::SECOND.times(100));
+    said.extend(people[1].is_told(later, later));
+    let topic = people[1].group(&group).routings()[0].key().topic();
+    assert!(
+        said.iter().any(|envelope| envelope.topic() == topic),
+        "Ben can speak"
+    );
+}
+
+#[test]
+fn questions_of_strangers_do_not_keep_a_members_from_being_heard() {
+    let (mut people, group, _) = group_of(&["Ben"]);
+    let help = people[1].group(&group).routings()[0].help().key();
+    for _ in 0..100 {
+        let question = strange_question(group);
+        let question = Envelope::seal(&help, NOW.bucket(), &question, &mut OsRng).unwrap();
+        assert!(people[0].receive(&[question]).is_empty());
+    }
+    let ask = people[1].command(Command::Repair { group }).0;
+    let answer = people[0].receive(&ask);
+    assert_eq!(answer.len(), 1, "Ben's question is answered");
+}
+
+/// Its keys are used up: whoever restarts cannot read it a second time.
+#[test]
+fn where_somebody_stands_who_says_nothing_readable_is_kept() {
+    let (mut people, group, _) = group_of(&["Ben"]);
+    let odd = people[0].group_mut(&group).says(b"no event", NOW);
+    let outputs = people[1].step(Input::Envelope(odd), NOW);
+    let mut kept = outputs.iter();
+    assert!(kept.any(|output| matches!(
+        output,
+        Output::Persist {
+            kind: Kind::Vote,
+            ..
+        }
+    )));
+}
+
+#[test]
+fn a_question_that_nobody_answered_ends_when_what_was_missing_has_come() {
+    let (mut people, group, _) = group_of(&["Ben"]);
+    let member = people[1].group(&group).me();
+    let change = people[0].command(Command::Promote { group, member }).0;
+    let text = "hello".to_owned();
+    let post = people[0].command(Command::Post { group, text }).0;
+    people[1].receive(&post);
+    let minutes = |minutes: u64| NOW.after(Span::SECOND.times(60 * minutes));
+    assert!(
+        !people[1].is_told(minutes(11), minutes(11)).is_empty(),
+        "Ben asks"
+    );
+    for envelope in change {
+        people[1].at(Input::Envelope(envelope), minutes(12));
+    }
+    people[1].is_told(minutes(13), minutes(13));
+    assert!(
+        people[1]
+            .group(&group)
+            .asks_in_vain(minutes(26 * 60))
+            .is_none()
+    );
+}
+
+#[test]
+fn a_steward_who_took_themselves_for_out_says_again_where_they_stand() {
+    let (mut people, group, _) = group_of(&["Ben"]);
+    let member = people[1].group(&group).me();
+    let change = people[0].command(Command::Promote { group, member }).0;
+    people[1].receive(&change);
+    people[1].is_told(NOW, NOW);
+    let stands = people[0].group(&group).says_to_stand_elsewhere(0, NOW);
+    people[1].receive(&[stands]);
+    let minutes = |minutes: u64| NOW.after(Span::SECOND.times(60 * minutes));
+    for past in [11, 22] {
+        people[1].is_told(minutes(past), minutes(past));
+    }
+    assert!(people[1].group(&group).removal().is_some());
+    let text = "I am here".to_owned();
+    let mut said = Vec::new();
+    for post in people[0].command(Command::Post { group, text }).0 {
+        said.extend(people[1].at(Input::Envelope(post), minutes(23)).0);
+    }
+    assert!(people[1].group(&group).removal().is_none());
+    let topic = people[1].group(&group).routings()[0].key().topic();
+    said.extend(people[1].is_told(minutes(24), minutes(24)));
+    assert!(said.iter().any(|envelope| envelope.topic() == topic));
 }
 
 #[test]
