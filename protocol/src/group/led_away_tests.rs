@@ -226,10 +226,15 @@ fn who_is_in_is_not_led_away_by_who_was_a_steward_once() {
             .for_each(|commit| doorstep.hears(commit));
     }
     let before = doorstep.ben.group(&group).unwrap().epoch();
-    assert_eq!(before, doorstep.ana.group(&group).unwrap().epoch());
-    let forged = doorstep.forged_by(&doorstep.ana.group(&group).unwrap().key, group);
-    doorstep.hears(forged);
-    assert_eq!(doorstep.ben.group(&group).unwrap().epoch(), before);
+    let ana = doorstep.ana.group(&group).unwrap();
+    assert_eq!(before, ana.epoch());
+    let forged = doorstep.forged_by(&ana.key, group);
+    // Nor if they say that they have gone another way.
+    let elsewhere = ana.says_to_stand_elsewhere(0, NOW);
+    for envelope in [forged.clone(), elsewhere, forged] {
+        doorstep.hears(envelope);
+        assert_eq!(doorstep.ben.group(&group).unwrap().epoch(), before);
+    }
 }
 
 /// It would get what is meant for the first, or be kept in place of it.

@@ -504,8 +504,10 @@ impl Group {
     fn doubts(&self) -> Option<Time> {
         let root = self.tree.path().next()?;
         let newcomer = root.meta.committer != self.me() || root.meta.note.is_some();
-        let unsettled = self.tree.open_forks().chain(newcomer.then_some(root));
-        let unsettled = unsettled.filter(|epoch| !self.tree.is_upheld(epoch));
+        let forks = self.tree.open_forks();
+        let forks = forks.filter(|epoch| !self.is_upheld(epoch));
+        let newcomer = newcomer && !self.is_upheld_since_root();
+        let unsettled = forks.chain(newcomer.then_some(root));
         let unsettled = unsettled.map(|epoch| epoch.meta.made.after(REPAIR_AFTER));
         let me = self.me();
         let expelling = self.tree.losers().filter(|epoch| epoch.removes(&me));
@@ -545,7 +547,7 @@ impl Group {
             let off = vote.is_some_and(|vote| {
                 self.tree.contains(&vote.epoch) && !self.tree.is_on_path(&vote.epoch)
             });
-            off || self.tree.stray(steward).is_some()
+            off || self.heeded_stray(steward).is_some()
         };
         stewards
             .unwrap_or_default()
@@ -771,14 +773,14 @@ impl Group {
     fn may_doubt(&self, steward: &MemberId) -> bool {
         let root = self.tree.path().next();
         root.is_some_and(|root| {
-            root.meta.policy.rank(steward).is_some() && !self.tree.is_upheld(root)
+            root.meta.policy.rank(steward).is_some() && !self.is_upheld_since_root()
         })
     }
 
     /// Whether this member came in by a commit that the stewards of then are not known to stand for.
     pub(super) fn is_doubtful(&self) -> bool {
         let root = self.tree.path().next();
-        root.is_some_and(|root| root.meta.committer != self.me() && !self.tree.is_upheld(root))
+        root.is_some_and(|root| root.meta.committer != self.me()) && !self.is_upheld_since_root()
     }
 
     /// Whether this member has asked for a day, and heard nobody else where they stand.
@@ -809,7 +811,7 @@ impl Group {
     }
 
     /// Whether somebody stands here by a message after the one of this number.
-    fn is_here_since(&self, member: &MemberId, seq: u64) -> bool {
+    pub(super) fn is_here_since(&self, member: &MemberId, seq: u64) -> bool {
         let vote = self.tree.vote(member);
         vote.is_some_and(|vote| vote.seq > seq && self.tree.is_on_path(&vote.epoch))
     }
@@ -1012,8 +1014,7 @@ impl Group {
             return Ok(());
         };
         let here = self.is_here_since(&by, seq);
-        let root = self.tree.path().next();
-        let settled = root.is_some_and(|root| self.tree.is_upheld(root));
+        let settled = self.is_upheld_since_root();
         let by_hearsay = inferred && self.tree.stray(&by).is_none();
         let believed = self.is_steward(&by)
             || self.recovery.old_copy // Which knows nothing of late.

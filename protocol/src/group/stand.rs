@@ -13,6 +13,7 @@ use super::{
     epoch::Epoch,
     keys::{ACK_DELAY, EPOCH_KEPT},
     note::{Class, Payload, Stand, What},
+    tree::Stray,
 };
 use crate::{
     id::{EpochId, MemberId},
@@ -214,7 +215,9 @@ impl Group {
         epoch: &EpochId,
         context: &mut Context<'_>,
     ) -> Result<(), GroupError> {
-        let late = self.tree.vote(author).is_some_and(|vote| vote.seq >= seq);
+        let vote = self.tree.vote(author).map(|vote| vote.seq);
+        let stray = self.tree.stray(author).map(|stray| stray.seq);
+        let late = vote.max(stray).is_some_and(|known| known >= seq);
         if late || !self.is_steward(author) {
             return Ok(());
         }
@@ -229,25 +232,54 @@ impl Group {
             .into_iter()
             .flat_map(|root| root.meta.policy.stewards.iter());
         let stewards = self.other_stewards().into_iter().chain(there.copied());
-        let strays = stewards.filter_map(|steward| Some(self.tree.stray(&steward)?.since));
+        let strays = stewards.filter_map(|steward| Some(self.heeded_stray(&steward)?.since));
         strays.min()
     }
 
-    /// If all other stewards of the tip, or all of where this member came in, say that they stand
+    /// Where a steward says that they stand, if that is not known here and counts: the word of who is one no
+    /// more does where nobody else is heard, or else they could take others out whom they let in once.
+    pub(super) fn heeded_stray(&self, steward: &MemberId) -> Option<&Stray> {
+        let stray = self.tree.stray(steward);
+        stray.filter(|_| self.is_steward(steward) || self.hears_nobody())
+    }
+
+    /// Whether no message of anybody else in the roster is known from where this member stands, or before.
+    fn hears_nobody(&self) -> bool {
+        let me = self.me();
+        let mut others = self.roster().iter().filter(|member| member.id != me);
+        !others.any(|member| self.is_here_since(&member.id, 0))
+    }
+
+    /// Whether more than half of the stewards who decide about an epoch stand at it, without those who say that
+    /// they stand where this member never was.
+    pub(super) fn is_upheld(&self, epoch: &Epoch) -> bool {
+        let counts = |steward: &MemberId| self.heeded_stray(steward).is_none();
+        self.tree.has_majority_of(epoch, counts)
+    }
+
+    /// Whether the same is so of this member's root or, where anybody else is heard, has come to be of an epoch
+    /// after it: who let them in may have been taken out since.
+    pub(super) fn is_upheld_since_root(&self) -> bool {
+        let mut path = self.tree.path();
+        let root = path.next();
+        root.is_some_and(|root| self.is_upheld(root))
+            || (!self.hears_nobody() && path.any(|epoch| self.is_upheld(epoch)))
+    }
+
+    /// If all other stewards of the tip, or without any all of where this member came in, say that they stand
     /// where this member never was: who of them said so last, in what message, and where they are.
     pub(super) fn all_strayed(&self) -> Option<(MemberId, u64, EpochId)> {
         let me = self.me();
         let root = self.tree.path().next()?;
         let there = root.meta.policy.stewards.iter().filter(|id| **id != me);
-        let last = |stewards: Vec<MemberId>| {
-            let strays = stewards
-                .into_iter()
-                .map(|id| Some((self.tree.stray(&id)?, id)));
-            let strays: Option<Vec<_>> = strays.collect();
-            strays?.into_iter().max_by_key(|(stray, _)| stray.since)
-        };
-        let (stray, steward) =
-            last(self.other_stewards()).or_else(|| last(there.copied().collect()))?;
+        let mut stewards = self.other_stewards();
+        if stewards.is_empty() {
+            stewards.extend(there);
+        }
+        let strays = stewards.into_iter();
+        let strays = strays.map(|id| Some((self.heeded_stray(&id)?, id)));
+        let strays: Option<Vec<_>> = strays.collect();
+        let (stray, steward) = strays?.into_iter().max_by_key(|(stray, _)| stray.since)?;
         Some((steward, stray.seq, stray.epoch))
     }
 

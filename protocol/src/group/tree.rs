@@ -485,11 +485,6 @@ impl Tree {
         2 * self.votes_below(stewards, &epoch.id) > stewards.len()
     }
 
-    /// The same, without those who say that they stand where this member never was.
-    pub(crate) fn is_upheld(&self, epoch: &Epoch) -> bool {
-        self.has_majority_of(epoch, |id| !self.strays.contains_key(id))
-    }
-
     /// The same, of those stewards alone of whom this is so; the others count as standing elsewhere.
     pub(crate) fn has_majority_of(
         &self,
@@ -748,7 +743,10 @@ mod tests {
         }
         assert!(!tree.choose());
         tree.epochs_mut().for_each(|epoch| epoch.read_only = false);
-        assert!(tree.choose(), "while commits count, so do those who stand there");
+        assert!(
+            tree.choose(),
+            "while commits count, so do those who stand there"
+        );
         assert_eq!(tree.tip(), Some(lost));
     }
 

@@ -731,6 +731,55 @@ fn a_member_cannot_tell_the_only_steward_whom_another_let_in_that_they_are_out()
     assert!(people[1].group(&group).removal().is_none());
 }
 
+/// Ana lets Ben and Chloe in, makes Ben a steward, and is one no more.
+fn ana_has_handed_over() -> (Vec<Person>, GroupId) {
+    let (mut people, group, _) = group_of(&["Ben", "Chloe"]);
+    let [ana, member] = [0, 1].map(|person: usize| people[person].group(&group).me());
+    for command in [
+        Command::Promote { group, member },
+        Command::Demote { group, member: ana },
+    ] {
+        let sent = people[0].command(command).0;
+        for person in &mut people[1..] {
+            person.receive(&sent);
+        }
+    }
+    let acks: Vec<Envelope> = people
+        .iter_mut()
+        .flat_map(|person| person.is_told(NOW, NOW))
+        .collect();
+    for person in &mut people {
+        person.receive(&acks);
+    }
+    (people, group)
+}
+
+#[test]
+fn a_former_steward_cannot_make_those_doubt_whom_they_let_in() {
+    let (mut people, group) = ana_has_handed_over();
+    let stands = people[0]
+        .group(&group)
+        .says_to_stand_elsewhere(1 << 40, NOW);
+    for person in &mut people[1..] {
+        person.receive(std::slice::from_ref(&stands));
+        for minutes in [1, 11, 22, 33, 120] {
+            let now = NOW.after(Span::SECOND.times(60 * minutes));
+            let sent = person.is_told(now, now);
+            assert!(person.group(&group).removal().is_none());
+            let topics = person.group(&group).routings();
+            let help = |envelope: &Envelope| {
+                topics
+                    .iter()
+                    .any(|topic| topic.help().key().topic() == envelope.topic())
+            };
+            assert!(
+                !sent.iter().any(help),
+                "nobody asks after {minutes} minutes"
+            );
+        }
+    }
+}
+
 #[test]
 fn no_answer_lifts_a_members_numbers_to_where_there_are_no_more() {
     let (mut people, group, _) = group_of(&["Ben"]);
