@@ -2,8 +2,8 @@
 //!
 //! The tree holds every commit that was valid when judged against its parent's state alone. The
 //! *tip*, where this member sends, is found by walking down from the root and choosing at each
-//! fork by the commits themselves ([`winner`]), never by order of arrival or by a clock: members
-//! that know the same commits stand in the same epoch.
+//! fork by the commits and by where stewards stand ([`winner`]), not by order of arrival or by a clock:
+//! members that know the same commits and messages stand in the same epoch.
 //!
 //! Methods that change a group push what must be kept and sent to the [`Context`], in order.
 

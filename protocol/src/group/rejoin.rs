@@ -60,7 +60,7 @@ pub const HAND_ASKS: Span = Span::DAY.times(7);
 /// How long an old copy that came back [`MAX_TIMES_BACK`] times waits before it does so again.
 pub const REJOIN_PAUSE: Span = Span::DAY;
 /// How often a device comes back because it is an old copy, with less than [`REJOIN_PAUSE`] between: it may
-/// be set back again, but two devices of one member would go on without an end.
+/// be set back again, but two devices of one member would throw each other out hour by hour.
 pub const MAX_TIMES_BACK: u32 = 3;
 /// How long a steward asks other stewards before taking the word of a member who is none.
 pub const ANYONE_HELPS_AFTER: Span = Span::DAY;

@@ -2,8 +2,9 @@
 //!
 //! A commit makes a child of the epoch that it starts from. Two commits on one epoch make a fork.
 //! The *path* leads from a root to the *tip*, where this member sends; at a fork it takes the child
-//! that [`Tree::winner`] names, by what the commits and the stewards' messages say and never by
-//! order of arrival or by a clock: who knows the same messages stands at the same tip.
+//! that [`Tree::winner`] names, by what the commits and the stewards' messages say: who knows the same
+//! of them stands at the same tip, whatever came first. Only what was no vote when it came, since its
+//! branch was dead by then, counts for nothing later.
 //!
 //! A member who came in later, or came back with fresh keys, has a root that is not the group's
 //! first epoch. One who was welcomed to two branches has two roots.
