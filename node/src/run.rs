@@ -151,7 +151,9 @@ pub enum RunError {
         source: io::Error,
     },
     /// The network ended by itself: a fault of the node.
-    #[error("the node ended: its network has failed, and nobody could be reached any more")]
+    #[error(
+        "the node ended: its network has stopped by a fault, and nobody could be reached any more"
+    )]
     CutOff,
     /// The store cannot be used.
     #[error("{cause}")]
