@@ -7,6 +7,7 @@ use std::time::Duration;
 use kith_node::api::{
     Done, Endpoint, ErrorBody, ErrorCode, JOIN_WAIT_MS_MAX, Notice, PassphraseBody, REPLY_WAIT,
 };
+use kith_node::lock;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -72,14 +73,16 @@ impl Client {
             .timeout_connect(Some(CONNECT_WAIT))
             .build()
             .into();
-        Ok(Self {
+        let client = Self {
             agent,
             endpoint,
             profile,
             start_hint,
             passphrase_file: cli.passphrase_file.clone(),
             json: cli.json,
-        })
+        };
+        client.check_alive()?;
+        Ok(client)
     }
 
     /// The node's process id, as it left it.
@@ -139,12 +142,26 @@ impl Client {
         self.read(self.send(call, path, Some(ANSWER_WAIT))?)
     }
 
+    /// Makes sure that the node which left the address still runs: it holds the lock of its profile. After a
+    /// crash another user's program may have taken the port, and would be told texts and passphrases.
+    fn check_alive(&self) -> Result<(), CliError> {
+        match lock::holder(&self.profile) {
+            Ok(Some(pid)) if pid == self.endpoint.pid => Ok(()),
+            Ok(_) => Err(self.gone()),
+            Err(error) => {
+                let file = self.profile.join(lock::LOCK_FILE);
+                Err(CliError::io(&file.display().to_string(), &error))
+            }
+        }
+    }
+
     fn send(
         &self,
         call: &Call,
         path: &str,
         wait: Option<Duration>,
     ) -> Result<Response<Body>, CliError> {
+        self.check_alive()?;
         let uri = format!("{}{path}", self.endpoint.address);
         let token = format!("Bearer {}", self.endpoint.token.expose());
         let with_body = |request: RequestBuilder<WithBody>, body: &Value| {

@@ -10,12 +10,16 @@
 mod fake;
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use fake::{PASSPHRASE, Running};
 use kith_node::api::{ApiError, Endpoint, Role, Secret, TEXT_MAX, VaultState};
+use kith_node::lock::{LOCK_FILE, ProfileLock};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -141,6 +145,60 @@ fn a_node_that_died_is_not_running() {
         let output = kith(profile.path(), &["status"]).output().unwrap();
         assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
     }
+}
+
+#[test]
+fn who_took_the_port_of_a_node_that_died_is_told_nothing() {
+    let profile = tempfile::tempdir().unwrap();
+    let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = stranger.local_addr().unwrap().port();
+    // Whoever was called finds the call waiting, and no caller waits for an answer.
+    let called = thread::spawn(move || {
+        let (mut call, _) = stranger.accept().unwrap();
+        let mut told = Vec::new();
+        call.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        let _ = call.read_to_end(&mut told);
+        String::from_utf8(told).unwrap()
+    });
+    let left_behind = |pid| {
+        let endpoint = Endpoint {
+            address: format!("http://127.0.0.1:{port}"),
+            token: Secret::new("0".repeat(64)),
+            pid,
+        };
+        endpoint.write(profile.path()).unwrap();
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let file = passphrase_file(&dir, PASSPHRASE);
+    let says = || {
+        let file = file.to_str().unwrap();
+        let args = ["--passphrase-file", file, "post", "Tuesday", "hello"];
+        let output = kith(profile.path(), &args).output().unwrap();
+        assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    };
+    left_behind(std::process::id());
+    says();
+    fs::write(
+        profile.path().join(LOCK_FILE),
+        format!("{}\n", std::process::id()),
+    )
+    .unwrap();
+    says();
+    // Another node is starting, and has not yet put its own address in the place of the old one.
+    let starting = ProfileLock::acquire(profile.path()).unwrap();
+    left_behind(1);
+    says();
+    drop(starting);
+    let output = kith(
+        profile.path(),
+        &["--passphrase-file", file.to_str().unwrap(), "init"],
+    );
+    assert_eq!({ output }.output().unwrap().status.code(), Some(0));
+    // Our own call is the first.
+    let mut call = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    call.write_all(b"nobody else").unwrap();
+    drop(call);
+    assert_eq!(called.join().unwrap(), "nobody else");
 }
 
 #[test]
@@ -669,6 +727,9 @@ fn stopping_waits_until_the_node_is_gone() {
     let file = serde_json::to_vec(&endpoint).unwrap();
     let profile = tempfile::tempdir().unwrap();
     fs::write(profile.path().join("api.json"), file).unwrap();
+    let _lock = ProfileLock::acquire(profile.path()).unwrap();
+    let holder = endpoint.pid.to_string();
+    fs::write(profile.path().join(LOCK_FILE), holder).unwrap();
     std::thread::scope(|scope| {
         let stop = scope.spawn(|| kith(profile.path(), &["stop"]).output().unwrap());
         // As the node does when it has stopped.

@@ -7,6 +7,7 @@
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
@@ -15,6 +16,11 @@ pub const LOCK_FILE: &str = "node.lock";
 
 /// The longest text that is read back as a process id.
 const PID_TEXT_MAX_BYTES: u64 = 20;
+
+/// How long a lock that is held is tried again: who asks for its holder takes it for a moment.
+const ASKING_WAIT: Duration = Duration::from_millis(100);
+/// How often it is tried meanwhile.
+const ASKING_POLL: Duration = Duration::from_millis(10);
 
 /// Why a profile cannot be used now.
 #[derive(Debug, Error)]
@@ -48,10 +54,16 @@ impl ProfileLock {
     /// [`LockError::Held`] names the process that was first.
     pub fn acquire(dir: &Path) -> Result<ProfileLock, LockError> {
         let mut file = lock_file(&dir.join(LOCK_FILE))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(held_by(&mut file)?),
-            Err(TryLockError::Error(error)) => return Err(error.into()),
+        let deadline = Instant::now() + ASKING_WAIT;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    std::thread::sleep(ASKING_POLL);
+                }
+                Err(TryLockError::WouldBlock) => return Err(held_by(&mut file)?),
+                Err(TryLockError::Error(error)) => return Err(error.into()),
+            }
         }
         file.set_len(0)?;
         writeln!(file, "{}", std::process::id())?;
@@ -66,6 +78,27 @@ impl Drop for ProfileLock {
         let _ = self.file.set_len(0);
         // Closing would do, were it not for a child process that shares the file until it runs its program.
         let _ = self.file.unlock();
+    }
+}
+
+/// Tells which process holds the profile in `dir`; `None` if none does, or it has not said yet.
+///
+/// # Errors
+/// When the system refuses.
+pub fn holder(dir: &Path) -> io::Result<Option<u32>> {
+    let mut file = match File::open(dir.join(LOCK_FILE)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    // Shared: of several who ask at a time, none takes another for the holder.
+    match file.try_lock_shared() {
+        Ok(()) => file.unlock().map(|()| None),
+        Err(TryLockError::WouldBlock) => match held_by(&mut file)? {
+            LockError::Held { pid } => Ok(Some(pid)),
+            _ => Ok(None),
+        },
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 
@@ -105,6 +138,26 @@ mod tests {
         }
         drop(held);
         ProfileLock::acquire(profile.path()).unwrap();
+    }
+
+    #[test]
+    fn only_a_process_that_lives_is_the_holder() {
+        let profile = tempfile::tempdir().unwrap();
+        assert_eq!(holder(profile.path()).unwrap(), None);
+        let file = profile.path().join(LOCK_FILE);
+        std::fs::write(&file, "4000000\n").unwrap();
+        assert_eq!(holder(profile.path()).unwrap(), None);
+        let asks = File::open(&file).unwrap();
+        asks.lock_shared().unwrap();
+        assert_eq!(holder(profile.path()).unwrap(), None);
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| ProfileLock::acquire(profile.path()));
+            asks.unlock().unwrap();
+            let held = waits.join().unwrap().unwrap();
+            assert_eq!(holder(profile.path()).unwrap(), Some(std::process::id()));
+            drop(held);
+        });
+        assert_eq!(holder(profile.path()).unwrap(), None);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The file that tells programs of the same user where a running node listens.
 //!
 //! `api.json` lies in the profile with mode 0600. It appears whole or not at all, and goes away
-//! when the node stops; after a crash it stays behind and points at nobody.
+//! when the node stops; after a crash it stays behind, and whoever takes the port then is no node: it
+//! holds only as long as its process has the profile's [lock](crate::lock::holder).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};

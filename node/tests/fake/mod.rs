@@ -18,6 +18,7 @@ use kith_node::api::{
     Notice, Problem, ProblemKind, Rejoin, Repair, Reply, Request, Requests, Role, Secret, Settling,
     Subject, VaultCreated, VaultState,
 };
+use kith_node::lock::ProfileLock;
 use tempfile::TempDir;
 use tokio::sync::{mpsc as channel, oneshot};
 
@@ -133,6 +134,7 @@ async fn run(
     mut orders: channel::UnboundedReceiver<Order>,
     tell: mpsc::Sender<String>,
 ) {
+    let _lock = ProfileLock::acquire(profile).unwrap();
     let (handle, mut requests) = Handle::channel();
     let config = ApiConfig {
         port: 0,
