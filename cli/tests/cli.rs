@@ -15,7 +15,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fake::{PASSPHRASE, Running};
 use kith_node::api::{ApiError, Endpoint, Role, Secret, TEXT_MAX, VaultState};
@@ -199,6 +199,62 @@ fn who_took_the_port_of_a_node_that_died_is_told_nothing() {
     call.write_all(b"nobody else").unwrap();
     drop(call);
     assert_eq!(called.join().unwrap(), "nobody else");
+}
+
+/// A process that does not outlive its test.
+#[cfg(target_os = "linux")]
+struct Child(std::process::Child);
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // An error means that it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_browser_is_led_to_the_page_by_a_file_and_not_by_what_other_users_can_read() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (profile, bin) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let opener = bin.path().join("xdg-open");
+    let seen = bin.path().join("seen");
+    let script = format!(
+        "#!/bin/sh\necho \"$@\" > {0}.new\ncat \"$1\" >> {0}.new\nmv {0}.new {0}\n",
+        seen.display()
+    );
+    fs::write(&opener, script).unwrap();
+    fs::set_permissions(&opener, fs::Permissions::from_mode(0o700)).unwrap();
+    let door = profile.path().join("open.html");
+    fs::write(&door, "left behind by a node that died").unwrap();
+    let path = format!("{}:{}", bin.path().display(), env!("PATH"));
+    let node = kith(profile.path(), &["up"])
+        .env("DISPLAY", ":0")
+        .env("PATH", path)
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut node = Child(node.unwrap());
+    let lines = BufReader::new(node.0.stdout.take().unwrap()).lines();
+    let link = lines
+        .map_while(Result::ok)
+        .find_map(|line| Some(line.strip_prefix("page ")?.to_owned()))
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !seen.exists() {
+        assert!(Instant::now() < deadline, "nothing was opened");
+        thread::sleep(Duration::from_millis(10));
+    }
+    let seen = fs::read_to_string(seen).unwrap();
+    let (argument, page) = seen.split_once('\n').unwrap();
+    assert_eq!(Path::new(argument), fs::canonicalize(&door).unwrap());
+    assert!(page.contains(&link), "{page}");
+    let mode = fs::metadata(&door).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let stopped = kith(profile.path(), &["stop"]).output().unwrap();
+    assert_eq!(stopped.status.code(), Some(0), "{}", stderr(&stopped));
+    assert!(node.0.wait().unwrap().success());
+    assert!(!door.exists());
 }
 
 #[test]

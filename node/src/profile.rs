@@ -6,6 +6,7 @@
 //! store/      records, sealed by the vault (personal node) or plain (community node)
 //! node.lock   held while a node runs on the profile
 //! api.json    where the running node's API is, and its token
+//! open.html   leads the browser to the page, as long as the node runs that it was opened for
 //! ```
 
 use std::{

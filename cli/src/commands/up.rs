@@ -1,6 +1,8 @@
 //! `kith up`: runs a personal node in the foreground, and opens its page.
 
-use std::path::Path;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use kith_node::api::{Done, OpenLink, Secret};
@@ -21,6 +23,9 @@ const TRIES_MAX: usize = 3;
 
 /// What is logged unless `KITH_LOG` says otherwise: our own warnings.
 pub(super) const LOG: &str = "kith=warn,kith_node=warn,kith_protocol=warn";
+
+/// Name of the file in the profile that leads the browser to the page.
+const DOOR_FILE: &str = "open.html";
 
 /// One line of what a starting node tells.
 #[derive(Debug, Serialize)]
@@ -86,11 +91,13 @@ fn start(
     args: &UpArgs,
     output: &mut Output,
 ) -> Result<(), CliError> {
+    let mut door = Door::of(&config.profile);
     let announce = |said: Announce| {
-        if let Announce::OpenLink(link) = &said
-            && !args.no_open
-        {
-            open_browser(link);
+        if let Announce::OpenLink(link) = &said {
+            door.close();
+            if !args.no_open {
+                door.open(link);
+            }
         }
         tell(output, &said);
     };
@@ -173,26 +180,77 @@ fn page_of_running(cli: &Cli) -> Option<Secret> {
     Some(link)
 }
 
-/// Opens the link with the desktop's own opener, as well as can be.
-fn open_browser(link: &Secret) {
-    let opener = if cfg!(target_os = "macos") {
-        "open"
+/// A file that only its owner can read, and that leads the browser to the page: whatever is on the command line
+/// of the browser, or of what starts it, other users of the computer can read.
+struct Door {
+    path: PathBuf,
+    is_open: bool,
+}
+
+impl Door {
+    fn of(profile: &Path) -> Self {
+        Self {
+            path: profile.join(DOOR_FILE),
+            is_open: false,
+        }
+    }
+
+    /// Opens the link with the desktop's own opener, as well as can be: the link is printed as well.
+    fn open(&mut self, link: &Secret) {
+        let Some(opener) = opener() else { return };
+        self.is_open = true;
+        let written = self.write(link).and_then(|()| fs::canonicalize(&self.path));
+        let Ok(path) = written else { return };
+        let started = Command::new(opener)
+            .arg(path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        if let Ok(mut child) = started {
+            // Waited for apart, so that it does not linger once it has ended.
+            std::thread::spawn(move || child.wait());
+        }
+    }
+
+    fn write(&self, link: &Secret) -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let link = link.expose();
+        let page = format!(
+            "<!DOCTYPE html>\n<meta charset=\"utf-8\">\n<title>kith</title>\n\
+             <meta http-equiv=\"refresh\" content=\"0; url={link}\">\n\
+             <p><a href=\"{link}\">Open the page</a></p>\n"
+        );
+        options.open(&self.path)?.write_all(page.as_bytes())
+    }
+
+    /// Removes the file, also one that another run has left behind.
+    fn close(&mut self) {
+        self.is_open = false;
+        // One that stays holds a link that is used up, or of a node that has ended.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        if self.is_open {
+            self.close();
+        }
+    }
+}
+
+/// The desktop's own opener, if there is a desktop.
+fn opener() -> Option<&'static str> {
+    if cfg!(target_os = "macos") {
+        Some("open")
     } else if cfg!(windows) {
-        "explorer"
-    } else if has_desktop() {
-        "xdg-open"
+        Some("explorer")
     } else {
-        return;
-    };
-    let started = Command::new(Path::new(opener))
-        .arg(link.expose())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    if let Ok(mut child) = started {
-        // Waited for apart, so that it does not linger once it has ended.
-        std::thread::spawn(move || child.wait());
+        has_desktop().then_some("xdg-open")
     }
 }
 

@@ -21,6 +21,12 @@ pub(super) struct Welcome {
 }
 
 #[derive(Template)]
+#[template(path = "entered.html")]
+struct Entered {
+    frame: Frame,
+}
+
+#[derive(Template)]
 #[template(path = "words.html")]
 struct Words<'a> {
     frame: Frame,
@@ -59,7 +65,8 @@ pub(super) struct OpenQuery {
     code: String,
 }
 
-/// Exchanges the one-time link for a session.
+/// Exchanges the one-time link for a session. The page goes on to the first page by itself: were the browser
+/// redirected there, it would send no cookie, when what led it here is a file or another program's page.
 pub(super) async fn open(State(site): State<Site>, Query(query): Query<OpenQuery>) -> Response {
     match site.admit(&query.code) {
         Ok(Some(session)) => {
@@ -68,7 +75,8 @@ pub(super) async fn open(State(site): State<Site>, Query(query): Query<OpenQuery
                 api::cookie_name(site.port()),
                 session.cookie.expose()
             );
-            ([(SET_COOKIE, cookie)], Redirect::to("/")).into_response()
+            let frame = Frame::closed(&session);
+            ([(SET_COOKIE, cookie)], shown(&Entered { frame })).into_response()
         }
         Ok(None) => error_page(&ApiError::new(
             ErrorCode::Unauthorized,
