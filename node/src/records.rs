@@ -27,9 +27,9 @@ const PIN: u8 = 17;
 const CHOICE: u8 = 18;
 /// The community nodes that the person chose: their addresses, one a line.
 const NODES: &[u8] = b"community nodes";
-/// A step that hands many envelopes in again is applied in batches of about this many bytes: half of
-/// what the store takes, and room for what one more envelope changes.
-const STEP_BYTES: usize = crate::store::BATCH_MAX_BYTES / 2;
+/// A step that hands many envelopes in again is applied in batches of about this many bytes: all of them
+/// wait in memory until it ends.
+const STEP_BYTES: usize = 4 * 1024 * 1024;
 /// An envelope's value: 8 bytes of arrival (ms, big-endian), 1 byte whether it was made here, the envelope.
 const ENVELOPE_HEAD: usize = 9;
 

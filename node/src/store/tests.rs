@@ -271,13 +271,36 @@ fn what_exceeds_the_limits_is_refused_whole() {
         set(b"a", &vec![0; VALUE_MAX_BYTES + 1]),
     ]);
     assert!(matches!(refused, Err(StoreError::ValueTooLarge { .. })));
-    let refused = store.apply(
-        (0..9)
-            .map(|at| set(&[at], &vec![0; VALUE_MAX_BYTES]))
-            .collect(),
-    );
+    let many = (BATCH_MAX_BYTES / VALUE_MAX_BYTES) as u32;
+    let many = (0..=many).map(|at| Write {
+        key: at.to_be_bytes().to_vec(),
+        value: Some(vec![0; VALUE_MAX_BYTES]),
+    });
+    let refused = store.apply(many.collect());
     assert!(matches!(refused, Err(StoreError::BatchTooLarge { .. })));
     assert_eq!(scan(&store, b""), []);
+}
+
+/// As large as what somebody's node writes who comes back after a week, and is in some groups of 60.
+#[tokio::test]
+async fn a_batch_of_many_segments_is_applied_whole() {
+    let dir = TempDir::new().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let values = |store: &Store| -> Vec<_> {
+        let values = (0..800_u16).map(|at| (at, store.get(&at.to_be_bytes()).unwrap()));
+        values
+            .filter_map(|(at, value)| Some((at, value?)))
+            .collect()
+    };
+    let kib = |at: u16| if at.is_multiple_of(40) { 100 } else { 20 };
+    let sized = |at: u16| value(kib(at) * 1024, at as u8);
+    let batch = (0..800_u16).map(|at| set(&at.to_be_bytes(), &sized(at)));
+    store.apply(batch.collect()).unwrap();
+    store.hard_flush().await.unwrap();
+    drop(store);
+    let store = Store::open(dir.path()).unwrap();
+    let expected: Vec<_> = (0..800).map(|at| (at, sized(at))).collect();
+    assert!(values(&store) == expected);
 }
 
 #[test]
