@@ -462,11 +462,12 @@ impl Step<'_> {
         self.machine
             .moves
             .extend(moves.filter(|(before, tip)| *before != Some(*tip)));
+        // Two requests of one person may be granted in one step: the second self parts.
+        let mut known: BTreeSet<GroupId> = groups.into_keys().collect();
         let parting = outputs.iter().find_map(|output| match output {
             profile::Output::Notify(Notice::Join { join }) => {
                 let (_, request) = profile.joins().find(|(id, _)| *id == join)?;
-                let again =
-                    matches!(&request.state, JoinState::Joined(id) if groups.contains_key(id));
+                let again = matches!(request.state, JoinState::Joined(id) if !known.insert(id));
                 again.then_some(*join)
             }
             _ => None,
